@@ -1,0 +1,1 @@
+"""The pipeline words (`pipelines.dsl`) and the pipelines written in them."""

@@ -1,0 +1,155 @@
+"""Make a tiny base: image tokenizer, vision tower, understanding and sparse-caption text-to-image on emoji scenes.
+
+Run once per base; the result ships in `checkpoints/`. Takes about half an hour on one core and continues after a kill.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    # As in pipelines/reca.py: the repository root must come first, not this script's folder.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from pipelines.artifacts import Checkpoint, Gates, Scores
+from pipelines.dsl import Artifact, External, StageContext, main, pipeline, stage
+from pipelines.stages import evaluate, gate, load_model
+from reca.config import ExecutionConfig, GateConfig
+from reca.pretraining.config import BaseRecipe, PretrainRecipe, TokenizerRecipe
+
+
+@dataclass(frozen=True)
+class TokenizerWeights(Artifact):
+    """A trained MAGVITv2 tokenizer, `magvitv2.safetensors`.
+
+    Attributes:
+        psnr: dB on held-out scenes, over pixel range 0 to 255.
+        codes_used: distinct codes on 256 held-out scenes.
+        seconds: wall time of training.
+    """
+
+    psnr: float
+    codes_used: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Base(Artifact):
+    """The base as it ships: bfloat16 weights in the published layout under `model/`, with its card `README.md`.
+
+    Attributes:
+        bytes: size of all files.
+    """
+
+    bytes: int
+
+
+@stage(retries=0)
+def tokenizer(ctx: StageContext, recipe: TokenizerRecipe) -> TokenizerWeights:
+    """Train the image tokenizer."""
+    import time
+
+    import torch
+    from safetensors.torch import save_file
+
+    from reca.pretraining.base import TINY_MAGVIT
+    from reca.pretraining.state import LoopState
+    from reca.pretraining.tokenizer import tokenizer_quality, train_tokenizer
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    model = train_tokenizer(TINY_MAGVIT, recipe, LoopState(ctx.work_uri), ctx.progress)
+    seconds = time.monotonic() - started
+    save_file(model.state_dict(), ctx.output / "magvitv2.safetensors")
+    quality = tokenizer_quality(model, recipe.seed)
+    return TokenizerWeights.of(psnr=quality["psnr"], codes_used=quality["codes_used"], seconds=seconds)
+
+
+@stage(retries=0)
+def base(ctx: StageContext, image_tokens: TokenizerWeights, recipe: BaseRecipe) -> Checkpoint:
+    """Train everything else around the frozen tokenizer, and store it as bfloat16, the form it ships in."""
+    import torch
+    from safetensors.torch import load_file
+
+    from reca.models.showo.magvit import Magvit
+    from reca.pretraining.base import TINY_MAGVIT, tiny_showo, train_base
+    from reca.pretraining.state import LoopState
+
+    torch.set_num_threads(1)
+    frozen = Magvit(TINY_MAGVIT)
+    frozen.load_state_dict(load_file(image_tokens.local() / "magvitv2.safetensors"))
+    model = tiny_showo(frozen, recipe.seed)
+    train_base(model, recipe, LoopState(ctx.work_uri), ctx.progress)
+    model.save(ctx.output / "model", dtype=torch.bfloat16)
+    return Checkpoint.of(
+        family=model.family,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(parameter.numel() for parameter in model.trainable().values()),
+    )
+
+
+@stage(retries=0)
+def publish(
+    ctx: StageContext,
+    image_tokens: TokenizerWeights,
+    trained: Checkpoint,
+    scores: Scores,
+    gates: Gates,
+    recipe: PretrainRecipe,
+) -> Base:
+    """Put weights and model card together."""
+    import shutil
+
+    from reca.evaluation.suite import load_all
+    from reca.pretraining.card import model_card
+
+    shutil.copytree(trained.local() / "model", ctx.output / "model")
+    load_model(trained.family, ctx.output / "model")  # what ships must be readable
+    costs = {node.name: node.wall_s for node in ctx.run.nodes}
+    card = model_card(recipe, load_all(scores.local()), gates.rows, image_tokens.psnr, costs, ctx.run.environment)
+    (ctx.output / "model" / "README.md").write_text(card, encoding="utf-8")
+    return Base.of(bytes=sum(file.stat().st_size for file in ctx.output.rglob("*") if file.is_file()))
+
+
+@pipeline
+def pretrain(recipe: PretrainRecipe) -> Base:
+    """Tokenizer, base, scores, gates, model card."""
+    image_tokens = tokenizer(recipe.tokenizer)
+    trained = base(image_tokens, recipe.base)
+    scores = evaluate(trained, External(recipe.evaluation.scorer), recipe.evaluation)
+    return publish(image_tokens, trained, scores, gate(scores, recipe.gates), recipe)
+
+
+def tiny_showo() -> PretrainRecipe:
+    """The shipped base `checkpoints/tiny_showo`.
+
+    Command: `python pipelines/pretrain.py`. Hardware: one CPU core is used at a time. Cost: see the model card.
+    Expected scores: see the model card.
+    """
+    return PretrainRecipe(name="tiny_showo")
+
+
+def smoke() -> PretrainRecipe:
+    """Check the wiring in a minute; the model it makes can do nothing.
+
+    Command: `python pipelines/pretrain.py run --recipe smoke`. Hardware: one CPU core.
+    """
+    recipe = tiny_showo()
+    return replace(
+        recipe,
+        name="smoke",
+        tokenizer=replace(recipe.tokenizer, updates=4, batch_size=8),
+        base=replace(recipe.base, updates=4, batch_size=8, scenes=64),
+        evaluation=replace(
+            recipe.evaluation, prompts_per_task=2, understanding_questions=8, reconstructions=4, bootstrap=100
+        ),
+        gates=GateConfig(single_object=0.0, colors=0.0, understanding=0.0, class_recall=0.0),
+    )
+
+
+RECIPES: Mapping[str, Callable[[], PretrainRecipe]] = {"tiny_showo": tiny_showo, "smoke": smoke}
+
+if __name__ == "__main__":
+    sys.exit(main(pretrain, RECIPES, "tiny_showo", execution=ExecutionConfig()))

@@ -1,0 +1,67 @@
+"""The main job: from unlabeled pictures and a checkpoint to a better checkpoint, with the proof beside it.
+
+Run as a script, as `python -m pipelines.reca`, or as a submitted Ray job.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):
+    # Python puts this script's folder first, where `import reca` would find this very file; Ray's workers copy it.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pipelines.artifacts import Checkpoint, Gates, ImageShards, Report, Scores, Trained
+from pipelines.dsl import External, main, pipeline
+from pipelines.recipes import RECIPES
+from pipelines.stages import encode, evaluate, gate, load_checkpoint, prepare, report, source_of, train
+from reca.config import ExecutionConfig, RecaRecipe
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Everything up to the trained model; what a sweep's trials have in common with the main job."""
+
+    model: Checkpoint
+    scorer: External
+    shards: tuple[ImageShards, ...]
+    before: Scores
+    gates: Gates
+    trained: Trained
+
+
+def fit(recipe: RecaRecipe) -> Fitted:
+    """Call the stages up to training: prepare and encode the pictures, score the base and check it, post-train it."""
+    training, evaluation = recipe.training, recipe.evaluation
+    captions = training.arm == "sft" or training.lambda_t2i > 0
+    model = load_checkpoint(External(recipe.model.checkpoint), recipe.model.family)
+    scorer = External(evaluation.scorer)
+    shards = [
+        prepare.named("prepare images")(
+            source_of(recipe.data.source), recipe.data, "captions" if captions else "images"
+        )
+    ]
+    images = encode.named("encode images")(shards[0], model)
+    instructions = None
+    if training.lambda_i2t > 0:
+        source = source_of(recipe.data.instruction_source)
+        shards.append(prepare.named("prepare instructions")(source, recipe.data, "instructions"))
+        instructions = encode.named("encode instructions")(shards[1], model)
+    before = evaluate.named("score before")(model, scorer, evaluation)
+    gates = gate(before, recipe.gates)
+    trained = train(model, images, instructions, training, gates)
+    return Fitted(model, scorer, tuple(shards), before, gates, trained)
+
+
+@pipeline
+def reca(recipe: RecaRecipe) -> Report:
+    """Score the base, post-train it, score again with the same prompts and noise, and report the difference."""
+    f = fit(recipe)
+    after = evaluate.named("score after")(f.trained, f.scorer, recipe.evaluation)
+    return report(
+        f.before, after, f.trained, f.shards, f.gates, f.scorer, recipe.training, recipe.evaluation, recipe.name
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(reca, RECIPES, "tiny_showo", execution=ExecutionConfig()))

@@ -1,0 +1,191 @@
+"""Typed configuration of a RecA job: plain frozen dataclasses, no torch, no ray.
+
+Every field here is *identity*: it enters the key of the stages that receive it. Where a job runs (workers, device,
+CPUs) is context and lives in [`ExecutionConfig`][reca.config.ExecutionConfig], which is never keyed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Arm = Literal["reca", "sft"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Unlabeled images for reconstruction, and labelled ones for the image-to-text term.
+
+    Attributes:
+        source: `twemoji` (built in) or the URI of a folder of images (local path, `s3://`, any fsspec URL).
+        images: number of images taken (twemoji: composed; folder: 0 means all).
+        instructions: number of instruction rows (question and answer about a picture) for the image-to-text term.
+        instruction_source: `twemoji`, or the URI of a folder of images with `.txt` files (question, newline, answer).
+        seed: seed of the built-in composer.
+        rows_per_shard: rows in one parquet shard.
+        min_side: images with a shorter side below this many pixels are quarantined.
+        max_pixels: images with more pixels than this are quarantined before they are decoded.
+        max_quarantined: share of rows (0 to 1) that may be quarantined before the stage stops.
+    """
+
+    source: str = "twemoji"
+    images: int = 8192
+    instructions: int = 8192
+    instruction_source: str = "twemoji"
+    seed: int = 20
+    rows_per_shard: int = 1024
+    min_side: int = 16
+    max_pixels: int = 64_000_000
+    max_quarantined: float = 0.01
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is post-trained.
+
+    Attributes:
+        family: name of a room under `reca/models`, such as `showo`.
+        checkpoint: folder (path or fsspec URI) in the family's published layout.
+    """
+
+    family: str = "showo"
+    checkpoint: str = "checkpoints/tiny_showo"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The joint objective and its optimizer. Everything is counted in optimizer updates.
+
+    Attributes:
+        arm: `reca` reconstructs unlabeled images; `sft` is the control: text-to-image on sparse captions of them.
+        updates: number of optimizer updates; training stops there.
+        batch_size: images per update and task, summed over all workers.
+        learning_rate: peak learning rate of AdamW.
+        warmup_updates: updates of linear warm-up from 0.
+        schedule: `constant`, or `cosine` to 0 at `updates`, after the warm-up.
+        betas: AdamW beta 1 and beta 2.
+        eps: AdamW epsilon.
+        weight_decay: AdamW weight decay, on tensors with two or more dimensions only.
+        grad_clip: largest global gradient norm; 0 switches clipping off.
+        lambda_recon: weight of reconstruction (paper: 1).
+        lambda_i2t: weight of image-to-text (paper: 1 for shared transformers, 0 for decoupled ones).
+        lambda_t2i: weight of text-to-image caption replay (paper: 0; above 0 is a departure and labelled so).
+        precision: autocast data type of forward and backward; weights and optimizer stay float32.
+        ema_decay: decay of an exponential moving average saved beside the raw weights; 0 keeps none. Never evaluated or
+            resumed from.
+        checkpoint_every: updates between checkpoints.
+        seed: seed of sample order and of every random draw.
+    """
+
+    arm: Arm = "reca"
+    updates: int = 300
+    batch_size: int = 64
+    learning_rate: float = 1.2e-4
+    warmup_updates: int = 15
+    schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    lambda_recon: float = 1.0
+    lambda_i2t: float = 1.0
+    lambda_t2i: float = 0.0
+    precision: Precision = "bfloat16"
+    ema_decay: float = 0.0
+    checkpoint_every: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Sampler settings, chosen on validation prompts and then fixed.
+
+    Attributes:
+        guidance: classifier-free guidance scale g in (1 + g) * conditional - g * unconditional; 0 switches it off.
+        steps: unmasking (or denoising) steps.
+        temperature: start temperature of the confidence noise.
+    """
+
+    guidance: float = 2.0
+    steps: int = 12
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is scored before and after.
+
+    Attributes:
+        prompts_per_task: MiniGenEval test prompts in each of the six tasks, one image each.
+        understanding_questions: held-out questions about held-out pictures.
+        reconstructions: held-out pictures that are reconstructed and compared.
+        bootstrap: resamples over prompts for the 95 % intervals.
+        seed: seed of the noise; the same before and after.
+        sampling: sampler settings.
+        scorer: folder of the scorer network's weights.
+    """
+
+    prompts_per_task: int = 200
+    understanding_questions: int = 500
+    reconstructions: int = 200
+    bootstrap: int = 2000
+    seed: int = 1234
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    scorer: str = "checkpoints/minigeneval_scorer"
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Least values the base must reach before RecA starts; 0 switches a gate off.
+
+    Attributes:
+        single_object: MiniGenEval single-object score of the base.
+        colors: MiniGenEval colours score of the base (chance is 1/8).
+        understanding: accuracy on held-out questions.
+        class_recall: share of objects whose class reappears when the base reconstructs a picture zero-shot.
+    """
+
+    single_object: float = 0.95
+    colors: float = 0.125
+    understanding: float = 0.7
+    class_recall: float = 0.3
+
+
+@dataclass(frozen=True)
+class RecaRecipe:
+    """The whole configuration of the main job.
+
+    Attributes:
+        name: recipe name, shown in the report.
+        data: images and instructions.
+        model: family and checkpoint.
+        training: objective and optimizer.
+        evaluation: scores before and after.
+        gates: what the base must reach first.
+    """
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Where and how a job runs: context, never identity.
+
+    Attributes:
+        workers: train workers (2 by default, on 2 cores).
+        cpus_per_worker: logical CPUs each train worker reserves; below 1 leaves room for Ray Data on small machines.
+        gpus_per_worker: GPUs each train worker reserves; above 0 selects NCCL.
+        data_tasks: read and decode tasks that Ray Data may run side by side.
+        read_ahead: Ray Data tasks hand encoded rows to the train workers; off, the workers read the memory maps
+            themselves, which starts sooner and spends no processor on hand-over. Rows and order are the same.
+    """
+
+    workers: int = 2
+    cpus_per_worker: float = 0.5
+    gpus_per_worker: float = 0.0
+    data_tasks: int = 2
+    read_ahead: bool = True

@@ -1,0 +1,125 @@
+"""Understanding in the built-in world: accuracy on held-out questions about held-out pictures, by kind of question.
+
+Pictures come from the `held-out` stream, which no training set draws from. The world is small: a held-out scene of one
+object (1,152 exist) may equal a training picture by chance, scenes of two or more hardly ever do.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import msgspec
+import torch
+
+from reca.config import EvaluationConfig
+from reca.data.scenes import QUESTION_KINDS, Scene, ask, render
+from reca.data.sets import generator, scene_at
+from reca.evaluation.minigeneval.statistics import OVERALL, Estimate, estimates
+from reca.evaluation.pictures import fitted
+from reca.models.base import UnifiedModel
+
+HELD_OUT = "held-out"
+"""Stream of the evaluation pictures."""
+
+HELD_OUT_SEED = 0
+
+ANSWER_TOKENS = {"list": 40}
+"""Most new tokens by kind; a list names up to four objects in 31 words. Other answers have one or two words."""
+
+SHORT_ANSWER_TOKENS = 8
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One question.
+
+    Attributes:
+        index: number of the held-out picture.
+        kind: presence, count, color, place, relation or list.
+        question: as asked.
+        expected: true answer.
+        given: the model's answer.
+        correct: equal after lower-casing, joining blanks and dropping a final period.
+    """
+
+    index: int
+    kind: str
+    question: str
+    expected: str
+    given: str
+    correct: bool
+
+
+class UnderstandingResult(msgspec.Struct, frozen=True):
+    """Accuracy with 95 % intervals over questions.
+
+    Attributes:
+        accuracy: over all questions.
+        kinds: by kind; a question that its picture cannot answer falls back to counting and counts there.
+        answers: one per question.
+    """
+
+    accuracy: Estimate
+    kinds: dict[str, Estimate]
+    answers: tuple[Answer, ...]
+
+
+def held_out_scenes(count: int) -> list[Scene]:
+    """The first `count` held-out scenes."""
+    return [scene_at(HELD_OUT, HELD_OUT_SEED, index) for index in range(count)]
+
+
+def questions(count: int) -> list[tuple[int, str, str, str]]:
+    """Picture number, kind, question and answer of the first `count` held-out questions; kinds take turns."""
+    rows: list[tuple[int, str, str, str]] = []
+    for index, scene in enumerate(held_out_scenes(count)):
+        kind = QUESTION_KINDS[index % len(QUESTION_KINDS)]
+        asked, answer = ask(scene, kind, generator("question/held-out", HELD_OUT_SEED, index))
+        rows.append((index, "count" if asked.startswith("how many") else kind, asked, answer))
+    return rows
+
+
+def understanding(model: UnifiedModel, config: EvaluationConfig, batch_size: int = 50) -> UnderstandingResult:
+    """Ask a model the held-out questions, greedily.
+
+    Args:
+        model: any family; it is put into evaluation mode.
+        config: number of questions and of resamples.
+        batch_size: questions in a batch; a batch holds one kind, so that short answers do not wait for lists.
+    """
+    model.eval()
+    rows = sorted(questions(config.understanding_questions), key=lambda row: row[1])
+    answers: list[Answer] = []
+    for kind, group in groupby(rows, key=lambda row: row[1]):
+        asked = list(group)
+        for start in range(0, len(asked), batch_size):
+            answers += _ask(model, kind, asked[start : start + batch_size])
+    return summarize(sorted(answers, key=lambda answer: answer.index), config.bootstrap)
+
+
+def summarize(answers: Sequence[Answer], resamples: int) -> UnderstandingResult:
+    """Accuracies from the answers alone."""
+    correct = {OVERALL: [float(a.correct) for a in answers]}
+    kinds = {kind: [float(a.correct) for a in answers if a.kind == kind] for kind in QUESTION_KINDS}
+    table = estimates({kind: column for kind, column in kinds.items() if column}, resamples)
+    del table[OVERALL]
+    return UnderstandingResult(estimates(correct, resamples)[OVERALL], table, tuple(answers))
+
+
+def same(given: str, expected: str) -> bool:
+    """Whether two answers are equal after lower-casing, joining blanks and dropping a final period."""
+    return _plain(given) == _plain(expected)
+
+
+def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str]]) -> list[Answer]:
+    pictures = [render(scene_at(HELD_OUT, HELD_OUT_SEED, index)) for index, *_ in rows]
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        encoded = model.encode(fitted(pictures, model.geometry.size).to(device))
+        given = model.answer(encoded, [asked for _, _, asked, _ in rows], ANSWER_TOKENS.get(kind, SHORT_ANSWER_TOKENS))
+    return [
+        Answer(index, kind, asked, expected, text, same(text, expected))
+        for (index, _, asked, expected), text in zip(rows, given, strict=True)
+    ]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).removesuffix(".").strip()

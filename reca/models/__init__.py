@@ -1,0 +1,26 @@
+"""Model families. A family is a room here; nothing outside it knows how its model works."""
+
+import difflib
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reca.models.base import UnifiedModel
+
+FAMILIES = {"showo": "ShowoModel"}
+"""Room under `reca.models` -> class in its module `model`; imported only when asked for."""
+
+
+def family_class(name: str) -> "type[UnifiedModel]":
+    """Import the class of a family: a name of `FAMILIES`, or `module:Class` of a package of your own.
+
+    Raises:
+        ValueError: unknown family; the message names the nearest one.
+    """
+    if ":" not in name and name not in FAMILIES:
+        nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"model.family={name!r} is unknown; nearest: {nearest!r} (of {', '.join(FAMILIES)})")
+    if name in FAMILIES:
+        return getattr(importlib.import_module(f"reca.models.{name}.model"), FAMILIES[name])
+    return pkgutil.resolve_name(name)

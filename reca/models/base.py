@@ -1,0 +1,148 @@
+"""The interface every unified multimodal model (UMM) family implements.
+
+A model is a plain `nn.Module`. Randomness is data: `draw` makes every random choice of a step from one seed per
+example, and `loss` is then a pure function of weights, batch and draws. That gives parity tests against the authors'
+code, exact resume, and results that do not depend on how examples are spread over workers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reca.config import SamplingConfig
+
+Task = Literal["reconstruction", "text_to_image", "image_to_text"]
+"""Reconstruction: draw the image again from its own understanding embeddings and a template prompt (RecA).
+Text-to-image: draw it from a caption. Image-to-text: answer a question about it."""
+
+Batch = Mapping[str, Tensor]
+"""Named tensors, batch axis first. Each family documents its names and shapes in `collate`."""
+
+Draws = Mapping[str, Tensor]
+"""Named random choices of one step, batch axis first. Each family documents them in `draw`."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example, still on the CPU.
+
+    Attributes:
+        key: the sample's key in the shards, used in error messages and batch records.
+        text: template prompt (reconstruction), caption (text-to-image), or question + newline + answer (image-to-text).
+        encoded: tensors of `UnifiedModel.encode` for this image, without the batch axis.
+    """
+
+    key: str
+    text: str
+    encoded: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A loss as sum and count, so that means over several workers can be formed exactly.
+
+    Attributes:
+        total: scalar float32, loss summed over the counted positions.
+        count: scalar float32, number of counted positions.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Scalar float32: `total / count`, the loss as the papers state it."""
+        return self.total / self.count.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a family wants its images fitted to.
+
+    Attributes:
+        size: side in pixels of the square image given to `encode`.
+        fit: `squash` (aspect ratio not kept) or `crop` (centre crop of the short side).
+    """
+
+    size: int
+    fit: Literal["squash", "crop"]
+
+
+class UnifiedModel(nn.Module, ABC):
+    """One network that both understands and draws images."""
+
+    family: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def geometry(self) -> Geometry:
+        """Geometry of the images given to `encode`."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Run the frozen encoders (image tokenizer or VAE; the understanding tower where it is frozen).
+
+        Args:
+            pixels: uint8 [B, 3, S, S], RGB, fitted to `geometry`.
+
+        Returns:
+            Named tensors, batch axis first: everything later steps need of the image. They are cached and shared by
+            all epochs.
+        """
+
+    @abstractmethod
+    def collate(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Tokenize and stack examples of one task into a batch on the CPU.
+
+        Raises:
+            ValueError: naming the sample's key, when a text does not fit the model's context.
+        """
+
+    @abstractmethod
+    def draw(self, task: Task, batch: Batch, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Make every random choice of one step from one 63-bit seed per example, whatever else is in the batch."""
+
+    @abstractmethod
+    def loss(self, task: Task, batch: Batch, draws: Draws) -> LossTerm:
+        """Pure loss of one task: same weights, batch and draws give the same value."""
+
+    def forward(self, work: Mapping[Task, tuple[Batch, Draws]]) -> dict[Task, LossTerm]:
+        """Losses of several tasks in one forward pass (what a distributed wrapper needs)."""
+        return {task: self.loss(task, batch, draws) for task, (batch, draws) in work.items()}
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
+        """Draw one image per prompt. Returns uint8 [B, 3, S, S]. Each image depends on its own prompt and seed only."""
+
+    @abstractmethod
+    def reconstruct(
+        self, encoded: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig
+    ) -> Tensor:
+        """Draw images again, uint8 [B, 3, S, S], from their understanding embeddings and a template prompt each."""
+
+    @abstractmethod
+    def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
+        """Greedy answers to one question per image."""
+
+    @abstractmethod
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that RecA trains, by published name; all others are frozen."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Read a checkpoint in the published layout.
+
+        Raises:
+            CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint in the published layout (safetensors), frozen parts included."""

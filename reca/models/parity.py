@@ -1,0 +1,139 @@
+"""Check a model against tensors recorded from the authors' code: `python -m reca.models.parity DIR...`.
+
+A folder holds `config.json`, `inputs.safetensors`, weights, and `outputs.safetensors`. Each family's room has a
+`parity` module that says which folders are its own and compares them; every tensor of `outputs.safetensors` must be
+compared, else it is reported as unchecked and the run fails.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.table import Column, Table
+from safetensors import safe_open
+from torch import Tensor
+
+from reca.models import FAMILIES
+from reca.models.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One compared quantity.
+
+    Attributes:
+        quantity: its name, the tensor's name in `outputs.safetensors` where it has one.
+        error: largest error found; infinite for a wrong shape.
+        limit: largest error allowed.
+        note: what the error means, or what is wrong.
+    """
+
+    quantity: str
+    error: float
+    limit: float
+    note: str = "absolute"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within its limit (never for NaN)."""
+        return self.error <= self.limit
+
+
+class FamilyParity(Protocol):
+    """What a family's `parity` module offers."""
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Whether a folder with this `config.json` is of the family."""
+        ...
+
+    def check(self, folder: Path) -> Iterator[Check]:
+        """Compare everything in a folder."""
+        ...
+
+
+def compare(quantity: str, found: Tensor, expected: Tensor, limit: float) -> Check:
+    """Largest absolute difference; integers and booleans must be equal whatever `limit` is."""
+    if found.shape != expected.shape:
+        return Check(quantity, float("inf"), limit, f"shape {list(found.shape)}, expected {list(expected.shape)}")
+    if not expected.is_floating_point():
+        return Check(quantity, float((found != expected).sum()), 0.0, "entries that differ")
+    difference = (found.detach().double() - expected.double()).abs()
+    return Check(quantity, float(difference.max()) if difference.numel() else 0.0, limit)
+
+
+def compare_norm(quantity: str, found: float, expected: float, limit: float) -> Check:
+    """Relative error of a norm."""
+    return Check(quantity, abs(found - expected) / max(abs(expected), 1e-12), limit, "relative")
+
+
+def check_folder(folder: Path) -> list[Check]:
+    """All checks of one folder, and one failed check for every recorded tensor that none of them covered.
+
+    Raises:
+        CheckpointError: no family recognises the folder, or a file of it cannot be read.
+    """
+    try:
+        checks = list(_family(folder).check(folder))
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: config.json or inputs.safetensors has no {error}") from error
+    path = folder / "outputs.safetensors"
+    with safe_open(path, framework="pt") as outputs:
+        recorded = set(outputs.keys())
+    unchecked = sorted(recorded - {check.quantity for check in checks})
+    return checks + [Check(name, float("inf"), 0.0, "unchecked") for name in unchecked]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print one table per folder. Returns 0 when every check of every folder holds, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m reca.models.parity", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of reference tensors")
+    console = Console()
+    failed = 0
+    for folder in parser.parse_args(arguments).folders:
+        try:
+            checks = check_folder(folder)
+        except (CheckpointError, OSError) as error:
+            console.print(f"[red]{folder}: {error}[/]")
+            failed += 1
+            continue
+        console.print(_table(folder, checks))
+        bad = sum(not check.ok for check in checks)
+        console.print(
+            f"{folder}: {len(checks) - bad} of {len(checks)} quantities hold" + (f", {bad} do not" if bad else "")
+        )
+        failed += bad
+    return 1 if failed else 0
+
+
+def _family(folder: Path) -> FamilyParity:
+    path = folder / "config.json"
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
+    for family in FAMILIES:
+        room = cast("FamilyParity", importlib.import_module(f"reca.models.{family}.parity"))
+        if room.recognises(config):
+            return room
+    raise CheckpointError(f"{path}: belongs to none of the families {', '.join(FAMILIES)}")
+
+
+def _table(folder: Path, checks: Sequence[Check]) -> Table:
+    table = Table(Column("quantity", overflow="fold"), "largest error", "limit", "meaning", "ok", title=str(folder))
+    for check in checks:
+        style = "" if check.ok else "bold red"
+        cells = (check.quantity, f"{check.error:.3g}", f"{check.limit:.3g}", check.note, "yes" if check.ok else "NO")
+        table.add_row(*cells, style=style)
+    return table
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""From examples to batches of ids, on the CPU. The batches are described in `reca.models.showo.model`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from reca.models.base import Example, Task
+from reca.models.showo import sequences
+from reca.models.showo.config import ShowoConfig
+from reca.models.showo.sequences import IGNORED
+from reca.models.showo.tokenizer import text_ids
+
+CONVERSATION = "USER: \n {} ASSISTANT:"
+"""Form of a template prompt and of a question, as in the released training code."""
+
+
+class Collator:
+    """Tokenizes and stacks. `names` in its methods say what to call each text in an error message."""
+
+    def __init__(self, config: ShowoConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.config = config
+        self.vocabulary = config.vocabulary
+        self.tokenizer = tokenizer
+        self.system = text_ids(tokenizer, [config.system_prompt], ["ShowoConfig.system_prompt"])[0]
+
+    def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Batch of one task."""
+        names = [f"sample {example.key!r}" for example in examples]
+        texts = [example.text for example in examples]
+        encoded = {
+            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples]))
+            for name in examples[0].encoded
+        }
+        if task == "image_to_text":
+            return self.instructions(self.understanding_features(encoded), texts, names)
+        codes = {"codes": encoded["codes"].long()}
+        if task == "text_to_image":
+            return {**codes, "prefix": self.captions(texts, names)}
+        return {**codes, **self.condition(encoded), "prefix": self.templates(texts, names)}
+
+    def captions(self, texts: Sequence[str], names: Sequence[str]) -> Tensor:
+        """Caption blocks int64 [B, M + 1]; a caption that is too long is cut, as published."""
+        return sequences.caption_block(text_ids(self.tokenizer, texts, names), self.vocabulary, self.config.max_text)
+
+    def templates(self, texts: Sequence[str], names: Sequence[str]) -> Tensor:
+        """Template prompts int64 [B, P], or [B, M + 3] for the VQ condition.
+
+        Raises:
+            ValueError: a prompt does not fit.
+        """
+        ids = text_ids(self.tokenizer, [CONVERSATION.format(text) for text in texts], names)
+        if self.config.condition == "vq":
+            return sequences.template_block(ids, self.vocabulary, self.config.max_text, names)
+        return sequences.template_prefix(ids, self.vocabulary, self.config.prefix_length, names)
+
+    def condition(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a reconstruction sees of the image."""
+        if self.config.condition == "vq":
+            return {"condition_codes": encoded["condition_codes"].long()}
+        return {"features": encoded["features"].float()}
+
+    def understanding_features(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """What a question sees of the image, float32 [B, C, D]."""
+        return encoded["understanding_features" if "understanding_features" in encoded else "features"].float()
+
+    def instructions(self, features: Tensor, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
+        """Training conversations of texts that are question, newline, answer; only answer and end mark are labelled.
+
+        Raises:
+            ValueError: a text has no newline, or the conversation exceeds the context.
+        """
+        pairs = [text.split("\n", 1) for text in texts]
+        for pair, name in zip(pairs, names, strict=True):
+            if len(pair) != 2:
+                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
+        answers = text_ids(self.tokenizer, [f" {answer}" for _, answer in pairs], names)
+        closed = [[*answer, self.vocabulary.end_of_text] for answer in answers]
+        return self._conversations(features, self._questions([question for question, _ in pairs], names), closed, names)
+
+    def questions(self, features: Tensor, questions: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Open conversations, and their valid lengths in the whole sequence, int64 [B]."""
+        names = [f"question {number}" for number in range(len(questions))]
+        ids = self._questions(questions, names)
+        batch = self._conversations(features, ids, [[] for _ in ids], names)
+        before = 3 + len(self.system) + features.shape[1]
+        return batch, torch.tensor([before + len(row) for row in ids])
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """Text of decoded ids up to the end mark; ids that are no text are left out."""
+        end = self.vocabulary.end_of_text
+        words = ids[: ids.index(end)] if end in ids else ids
+        return str(self.tokenizer.decode([word for word in words if word < self.vocabulary.text_size])).strip()
+
+    def _questions(self, questions: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        return text_ids(self.tokenizer, [CONVERSATION.format(question) for question in questions], names)
+
+    def _conversations(
+        self, features: Tensor, questions: list[list[int]], answers: list[list[int]], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        sizes = [len(question) + len(answer) for question, answer in zip(questions, answers, strict=True)]
+        room = self.config.phi.max_positions - 3 - len(self.system) - features.shape[1]
+        text: list[list[int]] = []
+        labels: list[list[int]] = []
+        for question, answer, size, name in zip(questions, answers, sizes, names, strict=True):
+            if size > room:
+                raise ValueError(f"{name}: the conversation has {size} ids but the context holds {room}; shorten it")
+            gap = max(sizes) - size
+            text.append([*question, *answer, *[self.vocabulary.pad] * gap])
+            labels.append([*[IGNORED] * len(question), *answer, *[IGNORED] * gap])
+        return {
+            "features": features,
+            "system": torch.tensor(self.system, dtype=torch.long).expand(len(text), -1),
+            "text": torch.tensor(text, dtype=torch.long),
+            "labels": torch.tensor(labels, dtype=torch.long),
+        }

@@ -1,0 +1,116 @@
+"""From rows of the data streams to the work of one update: texts, collated batches and per-sample draws."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from reca.data.order import sample_seed
+from reca.models.base import Batch, Draws, Example, Task, UnifiedModel
+from reca.objectives import template_for
+from reca.training.job import STREAM_OF
+
+
+class Row(Protocol):
+    """One encoded sample: key, caption (question + newline + answer for instructions), and the tensors of `encode`."""
+
+    @property
+    def key(self) -> str:
+        """Unique key of the sample."""
+        ...
+
+    @property
+    def caption(self) -> str | None:
+        """Caption, question and answer, or None."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        """Tensors of `encode` without the batch axis."""
+        ...
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One worker's rows of one stream in one update, with their global positions."""
+
+    positions: Sequence[int]
+    rows: Sequence[Row]
+
+
+class Feed(Protocol):
+    """Rows of this worker, update by update: `feed(start, stop)` yields one slice per stream for updates
+    start..stop-1."""
+
+    def __call__(self, start: int, stop: int) -> Iterator[Mapping[str, Slice]]:
+        """Yield the slices of updates start..stop-1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task's work in one update on one worker.
+
+    Attributes:
+        keys: sample keys, in batch order.
+        seeds: seed of each sample's draws.
+        batch: collated tensors.
+        draws: the random choices made from the seeds.
+    """
+
+    keys: list[str]
+    seeds: list[int]
+    batch: Batch
+    draws: Draws
+
+
+def prepare(
+    model: UnifiedModel, tasks: Sequence[Task], slices: Mapping[str, Slice], update: int, seed: int
+) -> dict[Task, Part]:
+    """Collate and draw for every task of one update. Draws depend on (seed, update, position, task), never on the
+    worker."""
+    parts: dict[Task, Part] = {}
+    for task in tasks:
+        rows = slices[STREAM_OF[task]]
+        examples = [
+            Example(row.key, _text(task, row, update, position, seed), row.tensors)
+            for position, row in zip(rows.positions, rows.rows, strict=True)
+        ]
+        seeds = [sample_seed(seed, update, position, task) for position in rows.positions]
+        batch = model.collate(task, examples)
+        parts[task] = Part([row.key for row in rows.rows], seeds, batch, model.draw(task, batch, seeds))
+    return parts
+
+
+def fingerprint(slices: Mapping[str, Slice]) -> int:
+    """Sum of 32-bit digests over (stream, position, key). Sums of all workers add up to the same number for any
+    worker count.
+
+    Exact in float64 up to 2^21 samples per update.
+    """
+    total = 0
+    for name, rows in slices.items():
+        for position, row in zip(rows.positions, rows.rows, strict=True):
+            digest = blake2b(f"{name} {position} {row.key}".encode(), digest_size=4).digest()
+            total += int.from_bytes(digest, "little")
+    return total
+
+
+def _text(task: Task, row: Row, update: int, position: int, seed: int) -> str:
+    if task == "reconstruction":
+        return template_for(sample_seed(seed, update, position, "template"))
+    if row.caption is None:
+        raise ValueError(
+            f"{row.key}: {task} needs a caption and this row has none; set its weight to 0 or add captions"
+        )
+    return row.caption
+
+
+def to_device(values: Mapping[str, Tensor], device: str) -> Mapping[str, Tensor]:
+    """Tensors on the device of the model; the same mapping when they are there already."""
+    if device == "cpu":
+        return values
+    return {name: value.to(device, non_blocking=True) for name, value in values.items()}

@@ -1,0 +1,108 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reca.models.checkpoint import find_weights, load_strict, read_tensors, write_tensors
+from reca.models.errors import CheckpointError
+
+
+def tensors() -> dict[str, Tensor]:
+    return {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2])}
+
+
+def empty() -> dict[str, Tensor]:
+    return {name: torch.zeros_like(value) for name, value in tensors().items()}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "model.pth"])
+def test_every_published_file_name_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(tensors(), path)
+    else:
+        torch.save({"state_dict": tensors()}, path)
+    wanted = empty()
+    load_strict(wanted, find_weights(tmp_path))
+    assert all(torch.equal(wanted[key], value) for key, value in tensors().items())
+
+
+def test_shards_are_followed(tmp_path: Path) -> None:
+    shards = {"a.weight": "one.safetensors", "b": "two.safetensors"}
+    for key, shard in shards.items():
+        save_file({key: tensors()[key]}, tmp_path / shard)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    wanted = empty()
+    load_strict(wanted, find_weights(tmp_path))
+    assert torch.equal(wanted["b"], tensors()["b"])
+    (tmp_path / "two.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"two\.safetensors.*missing"):
+        load_strict(empty(), find_weights(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"b": None}, "b: missing"),
+        ({"c": torch.zeros(1)}, "c: not part of this model"),
+        ({"a.weight": torch.zeros(3, 2)}, r"a.weight: shape \[3, 2\], expected \[2, 3\]"),
+        ({"a.weight": torch.full((2, 3), float("nan"))}, "a.weight: 6 values are NaN or infinite"),
+        ({"a.weight": torch.tensor([[float("inf"), 0, 0], [0, 0, 0]])}, "a.weight: 1 values"),
+    ],
+)
+def test_bad_weights_are_named(tmp_path: Path, change: dict[str, Tensor | None], message: str) -> None:
+    changed = {name: value for name, value in {**tensors(), **change}.items() if value is not None}
+    save_file(changed, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{message}"):
+        load_strict(empty(), tmp_path / "model.safetensors")
+
+
+class Attack:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, writer: str) -> None:
+    path, marker = tmp_path / "pytorch_model.bin", tmp_path / "ran"
+    if writer == "torch":
+        torch.save({"a": Attack(marker)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"a": Attack(marker)}))
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: .*run code.*safetensors"):
+        list(read_tensors(path))
+    assert not marker.exists()
+
+
+def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no weights found"):
+        find_weights(tmp_path)
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: file is missing"):
+        list(read_tensors(tmp_path / "nothing.safetensors"))
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: broken"):
+        list(read_tensors(tmp_path / "model.safetensors"))
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="weight_map"):
+        list(read_tensors(tmp_path / "model.safetensors.index.json"))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match=r"list\.pth: holds no mapping"):
+        list(read_tensors(tmp_path / "list.pth"))
+
+
+def test_bfloat16_storage_keeps_integers_and_halves_floats(tmp_path: Path) -> None:
+    write_tensors(tensors(), tmp_path / "part" / "model.safetensors", torch.bfloat16)
+    stored = dict(read_tensors(tmp_path / "part" / "model.safetensors"))
+    assert stored["a.weight"].dtype == torch.bfloat16
+    assert stored["b"].dtype == torch.int64
+    wanted = empty()
+    load_strict(wanted, tmp_path / "part" / "model.safetensors")
+    assert wanted["a.weight"].dtype == torch.float32

@@ -1,0 +1,88 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines import pretrain
+from pipelines.recipes import RECIPES, showo_256, showo_512
+from reca.config import RecaRecipe
+from reca.models.showo.config import SHOWO_256, SHOWO_512, ShowoConfig
+from reca.models.showo.model import ShowoModel
+from reca.training.job import check_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def reca(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "pipelines/reca.py"), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_claim_and_a_valid_configuration(name: str) -> None:
+    recipe = RECIPES[name]()
+    assert recipe.name == name
+    check_config(recipe.training)
+    text = RECIPES[name].__doc__ or ""
+    assert all(word in text for word in ("Command:", "Hardware:", "Cost"))
+
+
+@pytest.mark.parametrize("recipe", [showo_256(), showo_512()])
+def test_released_recipes_have_the_authors_hyper_parameters(recipe: RecaRecipe) -> None:
+    training = recipe.training
+    assert (training.learning_rate, training.warmup_updates, training.schedule) == (5e-7, 1000, "cosine")
+    assert (training.betas, training.eps, training.weight_decay) == ((0.9, 0.999), 1e-8, 0.01)
+    assert (training.grad_clip, training.seed) == (0.0, 10086)
+    assert (training.lambda_recon, training.lambda_i2t, training.lambda_t2i) == (1.0, 1.0, 0.0)
+    assert (recipe.evaluation.sampling.guidance, recipe.evaluation.sampling.steps) == (5.0, 50)
+
+
+@pytest.mark.parametrize(("config", "codes"), [(SHOWO_256, 256), (SHOWO_512, 1024)])
+def test_released_sizes_build_on_the_meta_device(config: ShowoConfig, codes: int) -> None:
+    with torch.device("meta"):
+        model = ShowoModel(config)
+    language = sum(parameter.numel() for parameter in model.showo.parameters())
+    projector = sum(parameter.numel() for parameter in model.mm_projector.parameters())
+    assert (language, projector) == (1_448_176_770, 6_295_552)
+    assert config.image_tokens == codes
+
+
+def test_plan_names_the_nearest_key_and_the_wanted_type() -> None:
+    unknown = reca("plan", "--set", "training.learning_rte=1")
+    assert unknown.returncode == 2
+    assert "learning_rate" in unknown.stderr
+    wrong = reca("plan", "--set", "training.updates=many")
+    assert wrong.returncode == 2
+    assert "int" in wrong.stderr
+
+
+def test_a_missing_source_or_checkpoint_is_named(tmp_path: Path) -> None:
+    done = reca("plan", "--set", f"data.source={tmp_path / 'none'}", "--store", str(tmp_path / "store"))
+    assert done.returncode != 0
+    assert str(tmp_path / "none") in done.stderr
+    done = reca("plan", "--set", "model.checkpoint=nowhere", "--store", str(tmp_path / "store"))
+    assert done.returncode != 0
+    assert "nowhere" in done.stderr
+
+
+def test_plan_of_the_default_recipe_loads_neither_ray_nor_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['reca.py', 'plan', '--store', sys.argv[1]]\n"
+        "import runpy\n"
+        "try:\n    runpy.run_path('pipelines/reca.py', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "assert not {'ray', 'torch'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10 of 10 stages would run" in done.stdout
+
+
+def test_the_pretraining_graph_has_its_gates() -> None:
+    graph = pretrain.pretrain.build(replace(pretrain.smoke(), name="other"))
+    assert [node.name for node in graph.nodes] == ["tokenizer", "base", "evaluate", "gate", "publish"]

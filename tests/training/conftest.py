@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import pytest
+import ray
+from training_runs import start_ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a Ray instance of this test module's own."""
+    yield start_ray()
+    ray.shutdown()

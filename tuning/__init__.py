@@ -1,0 +1,1 @@
+"""Searches over recipes with Ray Tune and Optuna."""
