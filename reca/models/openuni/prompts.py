@@ -74,9 +74,8 @@ class Prompter:
         Raises:
             ValueError: a prompt exceeds `max_prompt`.
         """
-        rows = self._fitting([self._caption(text) for text in texts], names)
-        bare = self._fitting([self._drawn(NO_CAPTION)], ["unconditional prompt"]) * len(texts) if unconditional else []
-        return pad([*rows, *bare])
+        bare = self._drawn(NO_CAPTION) if unconditional else None
+        return self._beside([self._caption(text) for text in texts], names, bare)
 
     def templates(self, texts: Sequence[str], names: Sequence[str], unconditional: bool = False) -> Prompts:
         """Reconstruction prompts of B template texts, followed by B unconditional ones (which keep the image) if asked
@@ -85,9 +84,8 @@ class Prompter:
         Raises:
             ValueError: a prompt exceeds `max_prompt`.
         """
-        rows = self._fitting([self._drawn(self.image + text) for text in texts], names)
-        bare = [self._drawn(self.image + NO_TEMPLATE)] if unconditional else []
-        return pad([*rows, *self._fitting(bare, ["unconditional prompt"]) * len(texts)])
+        bare = self._drawn(self.image + NO_TEMPLATE) if unconditional else None
+        return self._beside([self._drawn(self.image + text) for text in texts], names, bare)
 
     def questions(self, texts: Sequence[str], names: Sequence[str]) -> Prompts:
         """Questions about an image, padded on the left, ready to be answered.
@@ -115,6 +113,11 @@ class Prompter:
 
     def _drawn(self, text: str) -> str:
         return TURNS.format(text) + IMAGE_START
+
+    def _beside(self, prompts: Sequence[str], names: Sequence[str], bare: str | None) -> Prompts:
+        rows = self._fitting(prompts, names)
+        unconditional = [] if bare is None else self._fitting([bare], ["unconditional prompt"])
+        return pad([*rows, *unconditional * len(rows)])
 
     def _ids(self, prompts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         rows = text_ids(self.tokenizer, prompts, names)

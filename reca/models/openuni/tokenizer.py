@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from reca.models.errors import CheckpointError
 from reca.models.showo.tokenizer import build_word_tokenizer
@@ -35,10 +35,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     Raises:
         CheckpointError: there is none, it cannot be read, or it lacks a special token.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    kinds = {"tokenizer.json": PreTrainedTokenizerFast, "vocab.json": Qwen2Tokenizer}
+    kind = next((kind for name, kind in kinds.items() if (folder / name).is_file()), None)
+    if kind is None:
         raise CheckpointError(f"{folder}: no tokenizer.json and no vocab.json; copy the files of InternVL3's tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises a bare Exception on files it cannot parse
         raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
     known = tokenizer.get_added_vocab()
