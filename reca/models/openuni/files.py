@@ -106,15 +106,15 @@ def load_weights(state: Mapping[str, Tensor], folder: Path) -> None:
     path = find_main(folder)
     held = stored_names(path)
     load_strict({name: value for name, value in state.items() if name in held}, path)
+    own = [name for name in state if name not in held and not name.startswith(tuple(f"{part}." for part in PARTS))]
+    if own:
+        raise CheckpointError(f"{path}: {own[0]}: missing ({len(own)} keys in all) and no base model has it")
     for part in PARTS:
         prefix = f"{part}."
         missing = {name: value for name, value in state.items() if name.startswith(prefix) and name not in held}
         if missing:
             source = _find_base(folder / part, path, missing)
             load_strict(missing, source, lambda name, prefix=prefix: None if prefix + name in held else prefix + name)
-    own = [name for name in state if name not in held and not name.startswith(tuple(f"{part}." for part in PARTS))]
-    if own:
-        raise CheckpointError(f"{path}: {own[0]}: missing ({len(own)} keys in all) and no base model has it")
 
 
 def find_main(folder: Path) -> Path:
