@@ -15,9 +15,9 @@ from reca.models.janus.tokenizer import build_word_tokenizer, find_marks
 WORDS = ("a red cat and two blue dogs", "what colour is the cat?", "describe the image in detail")
 
 
-def tiny_model(seed: int = 0, tied: bool = False, **text: Any) -> JanusProModel:
+def tiny_model(seed: int = 0, tied: bool = False, words: Sequence[str] = WORDS, **text: Any) -> JanusProModel:
     """Two layers, 16-pixel images, 16 codes in a picture, 16 understanding features, 32 possible codes."""
-    tokenizer = build_word_tokenizer(WORDS)
+    tokenizer = build_word_tokenizer(words)
     marks = find_marks(tokenizer, "tiny")
     config = JanusConfig(
         text_config=LlamaConfig(

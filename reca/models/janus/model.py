@@ -60,7 +60,8 @@ class JanusProModel(UnifiedModel):
 
     Args:
         config: sizes.
-        tokenizer: needed by everything that takes text; None builds a model that works on batches of ids only.
+        tokenizer: needed by everything that takes text and by caption dropout; None builds a model that knows only
+            ids.
         processing: pixel statistics and system prompt.
 
     Raises:
