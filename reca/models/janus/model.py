@@ -50,7 +50,7 @@ FROZEN = ("model.vision_model.", "model.vqmodel.")
 """Understanding encoder and image tokenizer."""
 
 CAPTION_DROPOUT = 0.1
-"""Share of captions replaced by pads in text-to-image training (Janus, arXiv 2410.13848, section 3.3)."""
+"""Share of captions replaced by pads in text-to-image training (Janus, arXiv 2410.13848, footnote 2)."""
 
 LANGUAGE_HEAD = "lm_head.weight"
 
