@@ -12,8 +12,6 @@ from reca.models.bagel.packing import Layout, visible
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Masked attention with scale 1 / sqrt(D): the fused kernel on accelerators, an explicit softmax on CPUs.
 
-    On CPUs the backward pass of the fused kernel is slow for short sequences (see `reca.models.showo.attention`).
-
     Args:
         query: [B, H, Q, D].
         key: [B, G, K, D], with H a multiple of G.
@@ -23,12 +21,26 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
     Returns:
         [B, H, Q, D].
     """
+    return (explicit if query.device.type == "cpu" else fused)(query, key, value, mask)
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """`attention` through PyTorch's fused kernels. Key and value heads are repeated, because not every kernel that
+    takes a mask takes fewer of them.
+    """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if query.device.type != "cpu":
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(2, 3)).masked_fill(~mask, float("-inf"))
-    return torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype), value)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def explicit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """`attention` as two matrix products and a softmax."""
+    groups = key.shape[1]
+    grouped = query.unflatten(1, (groups, -1))
+    scores = torch.matmul(grouped.flatten(2, 3) * query.shape[-1] ** -0.5, key.transpose(2, 3))
+    scores = scores.unflatten(2, grouped.shape[2:4]).masked_fill(~mask[:, :, None], float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return torch.matmul(weights.flatten(2, 3), value).unflatten(2, grouped.shape[2:4]).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ class PackedAttention:
         for mask in self.masks:
             samples, length = mask.shape[0], mask.shape[-1]
             last = first + samples * length
-            parts = [each[first:last].unflatten(0, (samples, length)).transpose(1, 2) for each in (query, key, value)]
-            done.append(attention(*parts, mask).transpose(1, 2).flatten(0, 1))
+            q, k, v = (each[first:last].unflatten(0, (samples, length)).transpose(1, 2) for each in (query, key, value))
+            done.append(attention(q, k, v, mask).transpose(1, 2).flatten(0, 1))
             first = last
         return torch.cat(done)[self.back]

@@ -141,22 +141,26 @@ class Reader:
             mask: bool [B, U + G, U + G], who of the new ones sees whom.
             valid: bool [B, U + G], which of them later tokens may see.
         """
-        batch, split = len(und), und.shape[0] * und.shape[1]
+        batch, count = und.shape[:2]
         mask = torch.cat([context.valid[:, None].expand(-1, mask.shape[1], -1), mask], dim=2)[:, None]
         keys, values = list(context.keys), list(context.values)
 
-        def by_row(packed: Tensor) -> Tensor:
-            return torch.cat([part.unflatten(0, (batch, -1)) for part in (packed[:split], packed[split:])], dim=1)
+        def by_sample(packed: Tensor) -> Tensor:
+            parts = packed[: batch * count], packed[batch * count :]
+            return torch.cat([part.unflatten(0, (batch, -1)) for part in parts], dim=1)
+
+        def by_expert(rows: Tensor) -> Tensor:
+            return torch.cat([rows[:, :count].flatten(0, 1), rows[:, count:].flatten(0, 1)])
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys[layer] = torch.cat([keys[layer].to(key.dtype), by_row(key)], dim=1)
-            values[layer] = torch.cat([values[layer].to(value.dtype), by_row(value)], dim=1)
-            heads = [each.transpose(1, 2) for each in (by_row(query), keys[layer], values[layer])]
-            seen = attention(*heads, mask).transpose(1, 2)
-            return torch.cat([seen[:, : und.shape[1]].flatten(0, 1), seen[:, und.shape[1] :].flatten(0, 1)])
+            keys[layer] = torch.cat([keys[layer].to(key.dtype), by_sample(key)], dim=1)
+            values[layer] = torch.cat([values[layer].to(value.dtype), by_sample(value)], dim=1)
+            query = by_sample(query).transpose(1, 2)
+            seen = attention(query, keys[layer].transpose(1, 2), values[layer].transpose(1, 2), mask)
+            return by_expert(seen.transpose(1, 2))
 
-        packed = torch.cat([positions[:, : und.shape[1]].flatten(), positions[:, und.shape[1] :].flatten()])
-        states = self.network.language_model.model(und.flatten(0, 1), gen.flatten(0, 1), packed, attend)
+        model = self.network.language_model.model
+        states = model(und.flatten(0, 1), gen.flatten(0, 1), by_expert(positions), attend)
         und, gen = (part.unflatten(0, (batch, -1)) for part in states)
         read = Context(tuple(keys), tuple(values), torch.cat([context.valid, valid], dim=1), context.position)
         return und, gen, read

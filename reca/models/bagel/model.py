@@ -118,7 +118,7 @@ class BagelModel(UnifiedModel):
             raise ValueError(f"encode takes uint8 [B, 3, {size}, {size}], found {list(pixels.shape)}; fit the pictures")
         mean, deviation = self.vae.moments(normalised(pixels.to(self.device)))
         features = self.features(resized(pixels, self.config.condition))
-        return {"latent_mean": mean, "latent_std": deviation, "features": features}
+        return {"latent_mean": mean.float(), "latent_std": deviation.float(), "features": features.float()}
 
     def features(self, pixels: Tensor) -> Tensor:
         """Understanding features float32 [B, rows, columns, D] of uint8 [B, 3, H, W], already resized."""

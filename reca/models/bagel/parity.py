@@ -454,7 +454,7 @@ class _BatchCheck:
         for parameter, expected in self.case.norms[self.name][mode].items():
             check = gradient_norm(parameter, found[parameter], expected or 0.0)
             if expected and parameter.startswith("vit_model.") and parameter.endswith("k_proj.bias"):
-                # A softmax does not see a vector added to all keys: this gradient is 0 but for rounding, here and there.
+                # A softmax does not see a vector added to all keys, so this gradient is 0 but for rounding.
                 weight = self.case.norms[self.name][mode][parameter.removesuffix("bias") + "weight"]
                 gradient = found[parameter]
                 largest = max(expected, 0.0 if gradient is None else float(gradient.norm()))
