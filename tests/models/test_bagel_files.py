@@ -78,7 +78,10 @@ def test_bfloat16_checkpoints_load_as_float32_and_export_the_same_bits(tmp_path:
 
 
 def test_recas_release_replaces_the_network_file(folder: Path) -> None:
-    (folder / files.NETWORK).rename(folder / "model_bf16.safetensors")
+    (folder / files.RECA_NETWORK).write_bytes((folder / files.NETWORK).read_bytes())
+    with pytest.raises(CheckpointError, match=r"both ema\.safetensors and model_bf16\.safetensors"):
+        BagelModel.load(folder)
+    (folder / files.NETWORK).unlink()
     assert torch.equal(BagelModel.load(folder).network.llm2vae.weight, tiny_model().network.llm2vae.weight)
 
 
@@ -110,7 +113,7 @@ def test_missing_files_are_named(folder: Path) -> None:
 
 def test_pickles_that_run_code_are_refused(folder: Path) -> None:
     (folder / files.NETWORK).unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"model": print}))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"model": print}, protocol=2))
     with pytest.raises(CheckpointError, match="would run code"):
         BagelModel.load(folder)
 

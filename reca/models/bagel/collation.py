@@ -11,6 +11,7 @@ memory of the batch only: packing leaves the filling out.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,9 +103,8 @@ class Collator:
             batch: of `batch`.
             dropped: whether each example loses its text, and with it the rope positions of the text.
         """
-        columns: dict[str, list[list[int]]] = {
-            name: batch[name].tolist() for name in ("text", "answer", "feature_grid", "latent_grid") if name in batch
-        }
+        names = ("text", "answer", "answer_length", "feature_grid", "latent_grid")
+        columns: dict[str, Any] = {name: batch[name].tolist() for name in names if name in batch}
         samples: list[list[Split]] = []
         for row, length in enumerate(batch["text_length"].tolist()):
             splits: list[Split] = []
@@ -113,7 +113,7 @@ class Collator:
             if not dropped[row]:
                 splits.append(Text(columns["text"][row][:length]))
             if task == "image_to_text":
-                splits.append(Text(columns["answer"][row][: int(batch["answer_length"][row])], scored=True))
+                splits.append(Text(columns["answer"][row][: columns["answer_length"][row]], scored=True))
             else:
                 splits.append(Picture("noised", *columns["latent_grid"][row]))
             samples.append(splits)

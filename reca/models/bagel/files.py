@@ -8,9 +8,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from reca.models.checkpoint import find_weights
+from reca.models.errors import CheckpointError
 
 NETWORK = "ema.safetensors"
 """Published name of the network's weights. Those that RecA writes there are raw weights, no moving average."""
+
+RECA_NETWORK = "model_bf16.safetensors"
+"""The same of the authors' BAGEL-RecA, which takes everything else from the base release."""
 
 AUTOENCODER = "ae.safetensors"
 
@@ -59,12 +63,12 @@ def find_network(folder: Path) -> Path:
     """The network's weights in a checkpoint folder.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: there are none, or two.
     """
-    for name in (NETWORK, "model_bf16.safetensors"):
-        if (folder / name).is_file():
-            return folder / name
-    return find_weights(folder)
+    found = [folder / name for name in (NETWORK, RECA_NETWORK) if (folder / name).is_file()]
+    if len(found) > 1:
+        raise CheckpointError(f"{folder}: has both {NETWORK} and {RECA_NETWORK}; move the one you do not mean away")
+    return found[0] if found else find_weights(folder)
 
 
 def generation_side(tensors: Mapping[str, object]) -> list[str]:

@@ -171,25 +171,33 @@ class BagelModel(UnifiedModel):
                 raise ValueError(
                     "BAGEL's understanding side is frozen, so image_to_text trains nothing; set training.lambda_i2t=0"
                 )
-            layout = self._collator.layout(task, batch, [False] * len(batch["text"])).to(self.device)
-            nothing = torch.zeros(0, self.config.token_values, device=self.device)
-            found = self.predict(layout, self._features(batch), nothing, nothing, nothing[:, 0])
-            total = functional.cross_entropy(found.answers, layout.labels, reduction="sum")
-            return LossTerm(total, total.new_tensor(float(len(layout.labels))))
+            return self._answer_loss(batch)
+        layout, inputs = self.packed_inputs(task, batch, draws)
+        found = self.predict(layout, *inputs)
+        error = (found.velocity - found.target).square().mean(dim=1)
+        return LossTerm(error.sum(), error.new_tensor(float(len(error))))
+
+    def packed_inputs(
+        self, task: Task, batch: Batch, draws: Draws
+    ) -> tuple[Layout, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Layout of a drawing task's batch, and the other arguments of `predict`: features, clean tokens, noise, time
+        logits.
+        """
         dropped = (draws["text_drop"] < self.config.text_dropout).tolist()
         layout = self._collator.layout(task, batch, dropped).to(self.device)
         latents = batch["latent_mean"] + batch["latent_std"] * draws["posterior"]
-        patch, grids = self.config.latent_patch_size, layout.latent_grids
-        clean = torch.cat(
-            [
-                to_patches(latents[row : row + 1, :, : rows * patch, : columns * patch], patch)[0]
-                for row, (rows, columns) in enumerate(grids)
-            ]
-        )
-        noise = torch.cat([draws["noise"][row, : rows * columns] for row, (rows, columns) in enumerate(grids)])
-        found = self.predict(layout, self._features(batch), clean, noise, draws["timestep"])
-        error = (found.velocity - found.target).square().mean(dim=1)
-        return LossTerm(error.sum(), error.new_tensor(float(len(error))))
+        patch, clean, noise = self.config.latent_patch_size, list[Tensor](), list[Tensor]()
+        for row, (rows, columns) in enumerate(layout.latent_grids):
+            clean.append(to_patches(latents[row : row + 1, :, : rows * patch, : columns * patch], patch)[0])
+            noise.append(draws["noise"][row, : rows * columns])
+        return layout, (self._features(batch), torch.cat(clean), torch.cat(noise), draws["timestep"])
+
+    def _answer_loss(self, batch: Batch) -> LossTerm:
+        layout = self._collator.layout("image_to_text", batch, [False] * len(batch["text"])).to(self.device)
+        nothing = torch.zeros(0, self.config.token_values, device=self.device)
+        found = self.predict(layout, self._features(batch), nothing, nothing, nothing[:, 0])
+        total = functional.cross_entropy(found.answers, layout.labels, reduction="sum")
+        return LossTerm(total, total.new_tensor(float(len(layout.labels))))
 
     def predict(self, layout: Layout, features: Tensor, clean: Tensor, noise: Tensor, logits: Tensor) -> Predictions:
         """Everything that losses of a packed batch ask for, in one pass.
