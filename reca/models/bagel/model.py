@@ -8,7 +8,7 @@ image_to_text.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self, cast
@@ -25,7 +25,7 @@ from reca.models.bagel.collation import Collator, encoded_batch
 from reca.models.bagel.config import BagelConfig, Guidance, read_config, write_config
 from reca.models.bagel.context import Context, Reader
 from reca.models.bagel.images import normalised, resized, to_bytes
-from reca.models.bagel.network import Bagel
+from reca.models.bagel.network import Bagel, Predictions
 from reca.models.bagel.packing import Layout, grid_positions
 from reca.models.bagel.tokenizer import marks_of
 from reca.models.bagel.vae import Vae
@@ -33,21 +33,6 @@ from reca.models.bagel.vision import from_patches, to_patches
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import load_strict, write_tensors
 from reca.models.showo.tokenizer import load_tokenizer
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the network says at the places that losses ask about.
-
-    Attributes:
-        velocity: float32 [Nm, C], at the latent tokens of noised pictures.
-        target: float32 [Nm, C], noise minus latent there: the velocity points from data to noise.
-        answers: float32 [Nc, V], logits of the scored text tokens.
-    """
-
-    velocity: Tensor
-    target: Tensor
-    answers: Tensor
 
 
 class BagelModel(UnifiedModel):

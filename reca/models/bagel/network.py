@@ -1,5 +1,7 @@
 """The trained network: everything of `ema.safetensors`. The autoencoder is a file and a module of its own."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,21 @@ from reca.models.bagel.vision import Connector, VisionTower, sincos_table
 TIME_FEATURES = 256
 INITIAL_DEVIATION = 0.02
 """Standard deviation of fresh weights, Qwen2's `initializer_range`."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network says at the places that losses ask about.
+
+    Attributes:
+        velocity: float32 [Nm, C], at the latent tokens of noised pictures.
+        target: float32 [Nm, C], noise minus latent there: the velocity points from data to noise.
+        answers: float32 [Nc, V], logits of the scored text tokens.
+    """
+
+    velocity: Tensor
+    target: Tensor
+    answers: Tensor
 
 
 class PositionTable(nn.Module):

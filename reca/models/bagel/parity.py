@@ -19,7 +19,8 @@ from reca.models.bagel import files, flow, vision
 from reca.models.bagel.config import BagelConfig, Guidance, ImageRule, LanguageSizes, VaeSizes, VisionSizes
 from reca.models.bagel.context import Context, Reader
 from reca.models.bagel.images import fitted_size, normalised, resize
-from reca.models.bagel.model import BagelModel, Predictions
+from reca.models.bagel.model import BagelModel
+from reca.models.bagel.network import Predictions
 from reca.models.bagel.packing import Dropped, Marks, Picture, Split, Text, grid_positions, pack, visible
 from reca.models.checkpoint import load_strict
 from reca.models.parity import Check, compare, compare_norm
@@ -77,9 +78,9 @@ class _Case:
             yield from _BatchCheck(self, settings).run()
         yield from self.trace()
 
-    def forward(self, name: str, found: Tensor, expected: Tensor | None = None) -> Check:
+    def forward(self, name: str, found: Tensor) -> Check:
         """Difference against the forward limit; scaled so that the limit reads as the absolute one."""
-        expected = self.outputs[name] if expected is None else expected
+        expected = self.outputs[name]
         if found.shape != expected.shape or not expected.is_floating_point():
             return compare(name, found, expected, FORWARD)
         scaled = (found.detach() - expected).double().abs() / (1 + RELATIVE / FORWARD * expected.double().abs())
@@ -244,10 +245,8 @@ class _Case:
 
     def relative(self, name: str, found: Tensor, limit: float) -> Check:
         expected = self.outputs[name]
-        result = compare(name, found.to(expected.dtype), expected, limit)
-        return replace(
-            result, error=result.error / max(float(expected.abs().max()), 1e-30), note="of the largest value"
-        )
+        result, largest = compare(name, found.to(expected.dtype), expected, limit), float(expected.abs().max())
+        return replace(result, error=result.error / max(largest, 1e-30), note="of the largest value")
 
 
 class _BatchCheck:
@@ -279,7 +278,7 @@ class _BatchCheck:
 
     def sample(self, number: int, grids: Iterator[list[int]], draws: Iterator[float], drawn: bool) -> list[Split]:
         texts = [self.given[name].tolist() for name in self.named(f"text_ids.{number}.")]
-        editing = self.name == "edit"
+        editing = self.name.startswith("edit")
         splits = list[Split]()
         if editing:
             splits.append(Dropped() if next(draws) < PICTURE_DROPOUT else Picture("clean", *next(grids)))
@@ -447,12 +446,11 @@ class _BatchCheck:
             elif kind == "norm":
                 yield gradient_norm(start + name, found[parameter], float(self.case.outputs[start + name]))
             else:
-                gradient = found[parameter]
-                shape = self.case.outputs[start + name].shape
-                yield self.case.relative(start + name, torch.zeros(shape) if gradient is None else gradient, GRADIENT)
+                gradient, expected = found[parameter], self.case.outputs[start + name]
+                yield self.case.relative(start + name, expected * 0 if gradient is None else gradient, GRADIENT)
         checks = list[Check]()
         for parameter, expected in self.case.norms[self.name][mode].items():
-            check = gradient_norm(parameter, found[parameter], expected or 0.0)
+            check = gradient_norm(parameter, found.get(parameter), expected or 0.0)
             if expected and parameter.startswith("vit_model.") and parameter.endswith("k_proj.bias"):
                 # A softmax does not see a vector added to all keys, so this gradient is 0 but for rounding.
                 weight = self.case.norms[self.name][mode][parameter.removesuffix("bias") + "weight"]
