@@ -110,7 +110,8 @@ def test_both_attention_kernels_agree_and_so_do_their_gradients() -> None:
 
 
 def test_pictures_beyond_their_position_table_are_refused() -> None:
-    with pytest.raises(ValueError, match="noised picture of 5 x 1 tokens does not fit the position table of 4 x 4"):
+    with pytest.raises(ValueError, match="picture of 5 x 1 tokens does not fit the position table of 4 x 4"):
         layout_of([Picture("noised", 5, 1)])
-    with pytest.raises(ValueError, match="seen picture of 0 x 3"):
+    assert layout_of([Picture("seen", 5, 1)]).seen_positions.tolist() == [0, 5, 10, 15, 20]
+    with pytest.raises(ValueError, match="picture of 0 x 3"):
         layout_of([Picture("seen", 0, 3)])

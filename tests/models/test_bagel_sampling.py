@@ -52,6 +52,14 @@ def test_texts_of_different_length_share_a_batch() -> None:
             torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
 
 
+def test_pictures_beyond_the_position_tables_are_refused() -> None:
+    reader = tiny_model().reader
+    with pytest.raises(ValueError, match="picture of 1 x 4 tokens does not fit the position table of 3 x 3"):
+        reader.latents(reader.empty(1), torch.zeros(1, 4, 16), 4)
+    with pytest.raises(ValueError, match="picture of 4 x 2"):
+        reader.seen(reader.empty(1), torch.zeros(1, 4, 2, 16))
+
+
 def test_appending_leaves_the_older_context_as_it_was() -> None:
     model = tiny_model()
     text = model.reader.text(model.reader.empty(1), [[3, 4]])

@@ -10,7 +10,7 @@ memory of the batch only: packing leaves the filling out.
 - image_to_text: `answer` int64 [B, A], `answer_length` int64 [B].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -154,8 +154,3 @@ def _filled(arrays: Sequence[NDArray[np.generic]], axes: tuple[int, int]) -> Ten
     for row, array in enumerate(arrays):
         filled[row][tuple(slice(size) for size in array.shape)] = torch.from_numpy(array)
     return filled
-
-
-def encoded_batch(encoded: Mapping[str, Tensor], name: str, device: torch.device) -> Tensor:
-    """One tensor of what `encode` gave, as float32 on the device."""
-    return encoded[name].to(device).float()

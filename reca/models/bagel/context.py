@@ -13,7 +13,7 @@ from reca.models.bagel.packing import Marks, grid_positions
 
 @dataclass(frozen=True)
 class Context:
-    """What a batch has read so far. Appending gives a new context; the old one stays valid and shares memory.
+    """What a batch has read so far. Appending gives a new context; the old one stays as it is.
 
     Attributes:
         keys: for each layer [B, L, G, D], after norm and rotation. A picture's two marks come before its tokens.
@@ -94,17 +94,24 @@ class Reader:
 
     @torch.no_grad()
     def seen(self, context: Context, features: Tensor) -> Context:
-        """Read understanding features float [B, rows, columns, D] of the tower."""
-        positions = grid_positions(features.shape[1], features.shape[2], self.network.config.vision.side).to(
-            self.device
-        )
+        """Read understanding features float [B, rows, columns, D] of the tower.
+
+        Raises:
+            ValueError: the grid does not fit the position table.
+        """
+        _, rows, columns, _ = features.shape
+        positions = grid_positions(rows, columns, self.network.config.vision.side).to(self.device)
         embedded = self.network.embed_seen(features.flatten(1, 2), positions)
         _, _, context = self._picture(context, embedded, embedded[:, :0])
         return replace(context, position=context.position + 1)
 
     @torch.no_grad()
     def latents(self, context: Context, tokens: Tensor, columns: int) -> Context:
-        """Read clean latent tokens float32 [B, rows * columns, C] (time 0)."""
+        """Read clean latent tokens float32 [B, rows * columns, C] (time 0).
+
+        Raises:
+            ValueError: the grid does not fit the position table.
+        """
         _, _, context = self._latents(context, tokens, tokens.new_zeros(len(tokens)), columns)
         return replace(context, position=context.position + 1)
 
@@ -115,9 +122,8 @@ class Reader:
         return self.network.llm2vae(gen).float()
 
     def _latents(self, context: Context, tokens: Tensor, times: Tensor, columns: int) -> tuple[Tensor, Tensor, Context]:
-        positions = grid_positions(tokens.shape[1] // columns, columns, self.network.config.max_latent_size).to(
-            self.device
-        )
+        rows, side = tokens.shape[1] // columns, self.network.config.max_latent_size
+        positions = grid_positions(rows, columns, side).to(self.device)
         embedded = self.network.embed_latents(tokens, self.network.time_embedder(times)[:, None], positions)
         return self._picture(context, embedded[:, :0], embedded)
 

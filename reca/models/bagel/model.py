@@ -21,7 +21,7 @@ from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
 from reca.models.bagel import files, flow
-from reca.models.bagel.collation import Collator, encoded_batch
+from reca.models.bagel.collation import Collator
 from reca.models.bagel.config import BagelConfig, Guidance, read_config, write_config
 from reca.models.bagel.context import Context, Reader
 from reca.models.bagel.images import normalised, resized, to_bytes
@@ -237,7 +237,7 @@ class BagelModel(UnifiedModel):
         Guidance, if any, is against the picture without its prompt, the form that RecA trains by text dropout.
         """
         side = self.config.image_size // self.config.token_pixels
-        features = encoded_batch(encoded, "features", self.device)
+        features = encoded["features"].to(self.device).float()
         ids = self._collator.prompts(prompts, side * side + features.shape[1] * features.shape[2] + 4)
         empty = self.reader.empty(len(prompts))
         seen = self.reader.seen(empty, features)
@@ -276,7 +276,7 @@ class BagelModel(UnifiedModel):
     @torch.no_grad()
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers, without the end mark, from the same features that RecA reconstructs from."""
-        features = encoded_batch(encoded, "features", self.device)
+        features = encoded["features"].to(self.device).float()
         pictures = features.shape[1] * features.shape[2] + 2 + max_new_tokens
         ids = self._collator.prompts(questions, pictures, "question")
         context = self.reader.text(self.reader.seen(self.reader.empty(len(questions)), features), ids)

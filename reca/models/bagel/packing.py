@@ -172,12 +172,7 @@ class _Packer:
         self.split(size, "causal")
 
     def picture(self, picture: Picture) -> None:
-        size, side = picture.rows * picture.columns + 2, self.sides[picture.kind]
-        if not (0 < picture.rows <= side and 0 < picture.columns <= side):
-            raise ValueError(
-                f"a {picture.kind} picture of {picture.rows} x {picture.columns} tokens does not fit the position "
-                f"table of {side} x {side}; resize the picture"
-            )
+        size = picture.rows * picture.columns + 2
         self.pictures.append((picture, self.length))
         self.text_ids += [self.marks.image_begin, self.marks.image_end]
         self.text_index += [self.length, self.length + size - 1]
@@ -249,7 +244,15 @@ def pack(samples: Sequence[Sequence[Split]], marks: Marks, seen_side: int, laten
 
 
 def grid_positions(rows: int, columns: int, side: int) -> Tensor:
-    """int64 [rows * columns], row-major: row * side + column."""
+    """int64 [rows * columns], row-major: row * side + column.
+
+    Raises:
+        ValueError: the grid is empty or larger than the table of side * side positions.
+    """
+    if not (0 < rows <= side and 0 < columns <= side):
+        raise ValueError(
+            f"a picture of {rows} x {columns} tokens does not fit the position table of {side} x {side}; resize it"
+        )
     return (torch.arange(rows)[:, None] * side + torch.arange(columns)).flatten()
 
 
