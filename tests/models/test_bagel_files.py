@@ -15,7 +15,7 @@ from reca.models.bagel.config import BAGEL_7B, BagelConfig, ImageRule, LanguageS
 from reca.models.bagel.model import BagelModel
 from reca.models.bagel.tokenizer import MARKS
 from reca.models.errors import CheckpointError
-from reca.models.showo.tokenizer import build_word_tokenizer
+from reca.models.words import build_word_tokenizer
 
 
 @pytest.fixture

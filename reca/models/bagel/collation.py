@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from reca.models.bagel.config import BagelConfig
 from reca.models.bagel.packing import Layout, Marks, Picture, Split, Text, pack
 from reca.models.base import Batch, Example, Task
-from reca.models.showo.tokenizer import text_ids
+from reca.models.words import text_ids
 
 
 class Collator:

@@ -32,7 +32,7 @@ from reca.models.bagel.vae import Vae
 from reca.models.bagel.vision import from_patches, to_patches
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import load_strict, write_tensors
-from reca.models.showo.tokenizer import load_tokenizer
+from reca.models.words import load_tokenizer
 
 
 class BagelModel(UnifiedModel):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from reca.models import words as words_only
 from reca.models.bagel.packing import Marks
 from reca.models.errors import CheckpointError
-from reca.models.showo import tokenizer as words_only
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 """Qwen2.5's names, in the order of `Marks`: 151644, 151645, 151652, 151653 there."""
