@@ -196,7 +196,7 @@ HARMON_1_5B = HarmonConfig(
     llm=LlmSizes(
         hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2
     ),
-    mar=MarSizes(**MAR_TYPES["mar_huge"], diffloss_d=12, diffloss_w=1536),
+    mar=msgspec.convert({**MAR_TYPES["mar_huge"], "diffloss_d": 12, "diffloss_w": 1536}, MarSizes),
 )
 """wusize/Harmon-1_5B: Qwen2.5-1.5B and mar_huge."""
 

@@ -1,6 +1,6 @@
 """Dropout as a function of one seed per row, so that a loss is pure and does not depend on how rows are batched."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class RowDropout:
-    """Random choices for one place of the network.
+    """Random choices for one place of the network. On an accelerator they differ from those on a CPU.
 
     Attributes:
         seeds: one seed per row of the batch.
@@ -30,30 +30,33 @@ class RowDropout:
         """The same rows at a place inside this one."""
         return RowDropout(self.seeds, self.attention, self.projection, f"{self.place}/{place}")
 
-    def drop(self, values: Tensor) -> Tensor:
-        """Zero values [B, ...] with probability `projection` and scale up the rest."""
-        return self.rows(lambda row: functional.dropout(row, self.projection), values)
+    def drop(self, values: Tensor, probability: float) -> Tensor:
+        """Zero values [B, ...] with this probability and scale up the rest."""
+        generator = torch.Generator(values.device)
+        rows = [
+            torch.rand(values.shape[1:], generator=generator.manual_seed(seed), device=values.device)
+            for seed in self._seeds_here()
+        ]
+        keep = torch.stack(rows) >= probability
+        return values * (keep / (1 - probability)).to(values.dtype)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Full attention [B, heads, L, D] with dropout of its weights; the fused kernel keeps no weights in memory."""
-        return self.rows(
-            lambda *row: functional.scaled_dot_product_attention(*row, dropout_p=self.attention), query, key, value
-        )
+    def fused_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Full attention [B, heads, L, D] with dropout of its weights.
 
-    def rows(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
-        """Apply a random function to each row [1, ...] of the values under that row's own generator state.
-
-        The states of the process are put back afterwards. On an accelerator the choices differ from those on the CPU.
+        Row by row, because the fused kernels, which keep no weights in memory, draw from the process's generator only;
+        its state is put back afterwards.
         """
-        devices = [values[0].device] if values[0].device.type != "cpu" else []
-        kind = values[0].device.type if devices else "cuda"
-        with torch.random.fork_rng(devices, device_type=kind):
-            found: list[Tensor] = []
-            for number, seed in enumerate(self.seeds):
-                torch.manual_seed(_mixed(seed, self.place))
-                found.append(function(*(value[number : number + 1] for value in values)))
-        return torch.cat(found)
+        device = query.device
+        on_cpu = device.type == "cpu"
+        generator = torch.default_generator if on_cpu else torch.cuda.default_generators[device.index]
+        rows: list[Tensor] = []
+        with torch.random.fork_rng([] if on_cpu else [device]):
+            for number, seed in enumerate(self._seeds_here()):
+                generator.manual_seed(seed)
+                row = (part[number : number + 1] for part in (query, key, value))
+                rows.append(functional.scaled_dot_product_attention(*row, dropout_p=self.attention))
+        return torch.cat(rows)
 
-
-def _mixed(seed: int, place: str) -> int:
-    return int.from_bytes(blake2b(f"{seed} {place}".encode(), digest_size=8).digest(), "little") >> 1
+    def _seeds_here(self) -> list[int]:
+        digests = [blake2b(f"{seed} {self.place}".encode(), digest_size=8).digest() for seed in self.seeds]
+        return [int.from_bytes(digest, "little") >> 1 for digest in digests]

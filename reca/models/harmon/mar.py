@@ -18,6 +18,23 @@ from reca.models.harmon.head import DiffusionHead
 EPS = 1e-6
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: RowDropout | None) -> Tensor:
+    """Full attention [B, heads, L, D]: fused on accelerators, matrix products and an explicit softmax on CPUs.
+
+    On CPUs the backward pass of the fused kernel is slow for short sequences: 0.19 s against 0.13 s of one core for a
+    reconstruction step of 64 pictures of 16 tokens (3 + 3 blocks of width 128, bfloat16 autocast).
+    """
+    if query.device.type != "cpu":
+        if dropout is not None:
+            return dropout.fused_attention(query, key, value)
+        return functional.scaled_dot_product_attention(query, key, value)
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(2, 3))
+    weights = scores.softmax(dim=-1, dtype=torch.float32)
+    if dropout is not None:
+        weights = dropout.drop(weights, dropout.attention)
+    return torch.matmul(weights.to(value.dtype), value)
+
+
 class Attention(nn.Module):
     """Full self-attention with one projection for query, key and value."""
 
@@ -30,11 +47,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
         """[B, L, W] to the same."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if dropout is None:
-            mixed = functional.scaled_dot_product_attention(query, key, value)
-            return self.proj(mixed.transpose(1, 2).flatten(2))
-        mixed = dropout.at("weights").attend(query, key, value)
-        return dropout.at("proj").drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+        mixed = self.proj(attend(query, key, value, dropout and dropout.at("weights")).transpose(1, 2).flatten(2))
+        return mixed if dropout is None else dropout.at("proj").drop(mixed, dropout.projection)
 
 
 class Mlp(nn.Module):
@@ -50,7 +64,8 @@ class Mlp(nn.Module):
         hidden = functional.gelu(self.fc1(x))
         if dropout is None:
             return self.fc2(hidden)
-        return dropout.at("fc2").drop(self.fc2(dropout.at("fc1").drop(hidden)))
+        hidden = dropout.at("fc1").drop(hidden, dropout.projection)
+        return dropout.at("fc2").drop(self.fc2(hidden), dropout.projection)
 
 
 class Block(nn.Module):

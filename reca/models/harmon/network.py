@@ -156,9 +156,9 @@ class HarmonNetwork(nn.Module):
             do_sample=False, max_new_tokens=new_tokens, eos_token_id=stop, pad_token_id=pad, use_cache=True
         )
         mask = prompt.mask.gather(1, order).long()
-        found = self.llm.generate(inputs_embeds=embeddings, attention_mask=mask, generation_config=settings)
-        assert isinstance(found, Tensor)
-        return found
+        # transformers types `generate` against a protocol that its own models do not meet.
+        generate = self.llm.generate  # pyright: ignore[reportAttributeAccessIssue]
+        return generate(inputs_embeds=embeddings, attention_mask=mask, generation_config=settings)
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -292,6 +292,8 @@ class _Case:
         header, opening = [start, special["user"], newline], [end, newline, start, special["assistant"], newline]
         ids = torch.tensor([[*header, *nearest, *opening]]).expand(len(latents), -1)
         front = self.network.prompt(ids, torch.ones_like(ids, dtype=torch.bool), picture)
+        if self.settings["model"]["gen_recon"]["cfg"] == 1:
+            return front
         plain, mask = (values[-1] for values in self.ids("gen_t2i"))
         plain = plain[mask].expand(len(latents), -1)
         return with_unconditional(self.network, front, plain, special["<|endoftext|>"])
