@@ -57,7 +57,7 @@ def tiny_model(seed: int = 0, mar: dict[str, object] | None = None, **changes: o
     model = HarmonModel(tiny_config(mar, **changes), tokenizer).eval()
     with torch.no_grad():
         for parameter in model.network.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter += 0.15 * torch.randn_like(parameter)
     return model
 
 

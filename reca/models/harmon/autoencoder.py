@@ -27,9 +27,9 @@ def build_autoencoder(sizes: VaeSizes, latent_channels: int) -> AutoencoderKL:
 
 
 def encode_pixels(autoencoder: AutoencoderKL, pixels: Tensor, config: HarmonConfig) -> Tensor:
-    """Latents float [B, rows, cols, C] of images float [B, 3, S, S] in [-1, 1]: posterior mean times `vae_scale`."""
+    """Latents float32 [B, rows, cols, C] of images float [B, 3, S, S] in [-1, 1]: posterior mean times `vae_scale`."""
     moments = image_moments(autoencoder, pixels)
-    return (moments.chunk(2, dim=1)[0] * config.vae_scale).permute(0, 2, 3, 1).contiguous()
+    return (moments.chunk(2, dim=1)[0].float() * config.vae_scale).permute(0, 2, 3, 1).contiguous()
 
 
 def image_moments(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:

@@ -71,6 +71,8 @@ class HarmonNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.llm = Qwen2ForCausalLM(qwen2_config(config.llm))
+        # transformers ties in its weight initialization, which loading a checkpoint leaves out.
+        self.llm.tie_weights()
         self.mar = Mar(config.mar)
         narrow, wide = config.mar.encoder_embed_dim, config.llm.hidden_size
         self.proj_in = nn.Sequential(nn.Linear(narrow, wide), nn.SiLU(), nn.Linear(wide, wide))
