@@ -6,11 +6,9 @@ from harmon_tiny import TASKS, TEXTS, all_draws, tiny_model, with_config, with_l
 from torch import Tensor
 from torch.nn import functional
 
-from reca.models.base import Example, LossTerm, Task
+from reca.models.base import LossTerm, Task
 from reca.models.harmon.collation import IGNORED
 from reca.models.harmon.model import HarmonModel
-from reca.training.feed import Slice, prepare
-from reca.training.job import STREAM_OF
 
 DRAWING: list[Task] = ["reconstruction", "text_to_image"]
 
@@ -30,38 +28,6 @@ def test_losses_add_up_over_any_split_of_a_batch(task: Task, training: bool) -> 
     torch.testing.assert_close(whole.total, parts[0].total + parts[1].total)
     assert whole.count == parts[0].count + parts[1].count
     assert whole.total.dtype == whole.count.dtype == torch.float32
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_two_workers_see_the_draws_and_losses_of_one(task: Task) -> None:
-    model = tiny_model().train()
-    rows = [Row(each) for each in with_latents(model, [*TEXTS[task], TEXTS[task][0]])]
-
-    def term(positions: list[int]) -> tuple[LossTerm, dict[str, Tensor]]:
-        piece = {STREAM_OF[task]: Slice(positions, [rows[position] for position in positions])}
-        (part,) = prepare(model, [task], piece, update=7, seed=3).values()
-        return model.loss(task, part.batch, part.draws), dict(part.draws)
-
-    whole, draws = term([0, 1, 2, 3])
-    (first, first_draws), (second, second_draws) = term([0, 2]), term([1, 3])
-    torch.testing.assert_close(whole.total, first.total + second.total)
-    assert whole.count == first.count + second.count
-    assert torch.equal(draws["dropout_seed"][1::2], second_draws["dropout_seed"])
-    if task != "image_to_text":
-        assert draws["mask_rate"] == first_draws["mask_rate"] == second_draws["mask_rate"]
-
-
-class Row:
-    """What the feed reads of an encoded sample."""
-
-    def __init__(self, example: Example) -> None:
-        # Templates are the feed's own; the tiny tokenizer does not know their words, so the caption stands in.
-        self.key, self.caption, self.tensors = example.key, example.text, example.encoded
-
-
-@pytest.fixture(autouse=True)
-def known_templates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reca.training.feed.template_for", lambda seed: "describe the image"[: 8 + 10 * (seed % 2)])
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -79,7 +79,7 @@ class HarmonModel(UnifiedModel):
         """Everything but the image autoencoder and the class table that nothing reads. The tied output matrix counts
         once, as the input embeddings.
         """
-        return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
+        return {name: value for name, value in self.network.named_parameters() if name != "mar.class_emb.weight"}
 
     # The frozen encoder
 
