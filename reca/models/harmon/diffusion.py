@@ -16,6 +16,8 @@ from torch import Tensor
 STEPS = 1000
 """Noise levels of the training schedule."""
 
+CPU = torch.device("cpu")
+
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Function of noised latents [n, C], timesteps [n] and conditions [n, Dd] giving [n, 2C] (see `DiffusionHead`)."""
 
@@ -56,7 +58,7 @@ class Schedule:
 
     def at(self, name: str, index: Tensor) -> Tensor:
         """Entries float32 [..., 1] of a table at levels int64 [...]."""
-        return getattr(self, name).to(index.device)[index].float()[..., None]
+        return getattr(self, name)[index].float()[..., None]
 
 
 def cosine_betas(steps: int = STEPS) -> Tensor:
@@ -65,12 +67,14 @@ def cosine_betas(steps: int = STEPS) -> Tensor:
     def signal(t: int) -> float:
         return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    return torch.tensor([min(1 - signal(t + 1) / signal(t), 0.999) for t in range(steps)], dtype=torch.float64)
+    return torch.tensor(
+        [min(1 - signal(t + 1) / signal(t), 0.999) for t in range(steps)], dtype=torch.float64, device=CPU
+    )
 
 
 @cache
-def schedule(count: int = STEPS) -> Schedule:
-    """The chain over `count` of the training schedule's levels, evenly spaced from the first to the last.
+def schedule(count: int = STEPS, device: torch.device = CPU) -> Schedule:
+    """The chain over `count` of the training schedule's levels, evenly spaced from the first to the last, on a device.
 
     Raises:
         ValueError: `count` is not in 2..1000.
@@ -79,14 +83,12 @@ def schedule(count: int = STEPS) -> Schedule:
         raise ValueError(f"a chain of {count} noise levels is not possible; choose 2 to {STEPS} (num_sampling_steps)")
     # Strides are added up, as published: at exact halves their rounding errors decide.
     strides = itertools.repeat((STEPS - 1) / (count - 1), count - 1)
-    levels = torch.tensor([round(level) for level in itertools.accumulate(strides, initial=0.0)])
+    levels = torch.tensor([round(level) for level in itertools.accumulate(strides, initial=0.0)], device=CPU)
     kept = (1 - cosine_betas()).cumprod(0)[levels]
-    previous = torch.cat([kept.new_ones(1), kept[:-1]])
-    betas = 1 - kept / previous
+    betas = 1 - kept / _previous(kept)
     kept = (1 - betas).cumprod(0)
-    previous = torch.cat([kept.new_ones(1), kept[:-1]])
-    variance = betas * (1 - previous) / (1 - kept)
-    return Schedule(
+    variance = betas * (1 - _previous(kept)) / (1 - kept)
+    tables = Schedule(
         levels=levels,
         betas=betas,
         alphas_cumprod=kept,
@@ -94,16 +96,21 @@ def schedule(count: int = STEPS) -> Schedule:
         deviation=(1 - kept).sqrt(),
         clean_xt=(1 / kept).sqrt(),
         clean_noise=(1 / kept - 1).sqrt(),
-        posterior_mean_x0=betas * previous.sqrt() / (1 - kept),
-        posterior_mean_xt=(1 - previous) * (1 - betas).sqrt() / (1 - kept),
+        posterior_mean_x0=betas * _previous(kept).sqrt() / (1 - kept),
+        posterior_mean_xt=(1 - _previous(kept)) * (1 - betas).sqrt() / (1 - kept),
         posterior_log_variance=torch.cat([variance[1:2], variance[1:]]).log(),
         log_betas=betas.log(),
     )
+    return Schedule(**{name: value.to(device) for name, value in vars(tables).items()})
+
+
+def _previous(kept: Tensor) -> Tensor:
+    return torch.cat([kept.new_ones(1), kept[:-1]])
 
 
 def noised(clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
     """x_t float32 [..., C] of clean latents and noise [..., C] at timesteps int64 [...]."""
-    tables = schedule()
+    tables = schedule(device=timestep.device)
     return tables.at("signal", timestep) * clean + tables.at("deviation", timestep) * noise
 
 
@@ -131,7 +138,7 @@ def token_loss(predicted: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor
     """
     epsilon, fraction = predicted.float().chunk(2, dim=-1)
     x = noised(clean, noise, timestep)
-    tables = schedule()
+    tables = schedule(device=timestep.device)
     true_mean = tables.at("posterior_mean_x0", timestep) * clean + tables.at("posterior_mean_xt", timestep) * x
     true_log_variance = tables.at("posterior_log_variance", timestep)
     mean, log_variance = posterior(tables, x, epsilon.detach(), fraction, timestep)
@@ -185,10 +192,10 @@ def sample(predict: Predict, start: Tensor, noise: Iterator[Tensor], count: int,
     Returns:
         float32 [n, C].
     """
-    tables, x = schedule(count), start
+    tables, x = schedule(count, start.device), start
     for level, fresh in zip(reversed(range(count)), noise, strict=True):
         index = torch.full((len(x),), level, device=x.device)
-        epsilon, fraction = predict(x, tables.levels.to(x.device)[index]).float().chunk(2, dim=-1)
+        epsilon, fraction = predict(x, tables.levels[index]).float().chunk(2, dim=-1)
         mean, log_variance = posterior(tables, x, epsilon, fraction, index)
         x = mean + (0.5 * log_variance).exp() * fresh * temperature if level else mean
     return x

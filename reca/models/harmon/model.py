@@ -251,7 +251,7 @@ class HarmonModel(UnifiedModel):
             temperature=sampling.temperature,
             levels=config.mar.num_sampling_steps,
         )
-        order, noise = seeded_noise(seeds, side * side, config.mar.vae_embed_dim, plan.levels)
+        order, noise = seeded_noise(seeds, side * side, config.mar.vae_embed_dim, plan.levels, self.device)
         (last,) = deque(draw_image(self.network, front, plan, order, noise), maxlen=1)
         return to_bytes(decode_latents(self.vae, last.latents, config))
 

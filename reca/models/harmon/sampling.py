@@ -82,18 +82,23 @@ class Iteration:
     latents: Tensor
 
 
-def seeded_noise(seeds: Sequence[int], tokens: int, channels: int, levels: int) -> tuple[Tensor, Noise]:
-    """Order int64 [B, N] and noise of each image from its own generator, so that no image depends on its batch."""
+def seeded_noise(
+    seeds: Sequence[int], tokens: int, channels: int, levels: int, device: torch.device = diffusion.CPU
+) -> tuple[Tensor, Noise]:
+    """Order int64 [B, N] and noise of each image from its own generator on the CPU, so that no image depends on its
+    batch or on the device, to which they are moved.
+    """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order = torch.stack([torch.randperm(tokens, generator=generator) for generator in generators])
-    table = torch.stack([torch.randn(levels + 1, tokens, channels, generator=generator) for generator in generators])
+    rows = [torch.randn(levels + 1, tokens, channels, generator=generator) for generator in generators]
+    table = torch.stack(rows).to(device)
 
     def noise(_: int, chosen: Tensor) -> GroupNoise:
-        index = chosen.cpu()[:, None, :, None].expand(-1, levels + 1, -1, channels)
+        index = chosen[:, None, :, None].expand(-1, levels + 1, -1, channels)
         start, *steps = table.gather(2, index).transpose(0, 1).flatten(1, 2).unbind(0)
         return GroupNoise(start, iter(steps))
 
-    return order, noise
+    return order.to(device), noise
 
 
 def draw_image(
@@ -111,7 +116,6 @@ def draw_image(
     halves = 1 if plan.scale == 1 else 2
     batch, tokens, device = len(order), order.shape[1], prompt.embeddings.device
     latents = torch.zeros(batch, *plan.grid, network.config.mar.vae_embed_dim, device=device)
-    order = order.to(device)
     reader = _CachedReader(network, prompt)
     counts = hidden_counts(tokens, plan.iterations)
     for number, (before, after) in enumerate(pairwise(counts)):
@@ -173,9 +177,8 @@ def _diffuse(
     network: HarmonNetwork, conditions: Tensor, noise: GroupNoise, scale: float, halves: int, plan: DrawingPlan
 ) -> Tensor:
     """Samples float32 [R * m, C] for conditions [R * m, Dd]."""
-    start = noise.start.to(conditions.device).repeat(halves, 1)
-    steps = (each.to(conditions.device) for each in noise.steps)
-    steps = (each if len(each) == len(start) else each.repeat(halves, 1) for each in steps)
+    start = noise.start.repeat(halves, 1)
+    steps = (each if len(each) == len(start) else each.repeat(halves, 1) for each in noise.steps)
     head = network.mar.diffloss.net
     predict = diffusion.guided(head, conditions, scale) if halves == 2 else diffusion.unguided(head, conditions)
     return diffusion.sample(predict, start, steps, plan.levels, plan.temperature)
