@@ -76,10 +76,10 @@ class _Case:
         """Compare whatever the folder recorded; what nothing here compares is reported by the caller."""
         with torch.no_grad():
             yield from self.tables()
-            yield from self.preprocessing()
-            yield from self.autoencoder()
-            if self.recorded("caption."):
-                yield from self.captioning()
+            parts = {"preproc.": self.preprocessing, "vae.": self.autoencoder, "caption.": self.captioning}
+            for start, part in parts.items():
+                if self.recorded(start):
+                    yield from part()
             for group in ("gen_t2i", "gen_recon"):
                 if self.recorded(f"{group}."):
                     yield from self.generation(group)
