@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reca.evaluation.minigeneval.statistics import StatisticsError, differences, estimates
+from reca.evaluation.statistics import StatisticsError, differences, estimates
 
 
 def test_interval_has_the_binomial_width() -> None:
