@@ -135,6 +135,8 @@ class Benchmark(ABC, Generic[A, S]):
     """Lowest possible score, by measure."""
     judges: ClassVar[tuple[str, ...]]
     """Judges whose numbers the benchmark publishes, the first one by default."""
+    published: ClassVar[int]
+    """Items of the published set."""
 
     @property
     @abstractmethod
@@ -170,7 +172,8 @@ class Benchmark(ABC, Generic[A, S]):
     def title(self, judge: str, complete: bool) -> str:
         """Name that may stand beside the numbers."""
         del judge
-        return f"{self.name}, {self.edition}" + ("" if complete else ", incomplete")
+        part = "" if len(self.items) == self.published else f", {len(self.items):,} of {self.published:,} items"
+        return f"{self.name}, {self.edition}{part}" + ("" if complete else ", incomplete")
 
     def totals(self, records: Sequence[Record[A, S]], judge: str, resamples: int = 2000) -> Totals:
         """Totals of a set of records.
@@ -277,9 +280,10 @@ class Benchmark(ABC, Generic[A, S]):
         for reason in sorted(set(reasons)):
             yield f"{reasons.count(reason)} unscored: {reason}"
         scored = {record.group for record in records if record.unscored is None}
-        for group in dict.fromkeys(item.group for item in self.items):
+        groups = [group for group in self.groups(self.headline) if group != OVERALL]
+        for group in groups:
             if group not in scored:
-                yield f"no scored picture in group {group}, so there is no overall"
+                yield f"group {group} has no scored picture, so there is no overall"
 
 
 def by_group(records: Iterable[Record[Any, Any]], measure: str, groups: Sequence[str]) -> Values:

@@ -24,9 +24,6 @@ SCORE, LEVEL_1, LEVEL_2 = "score", "level 1", "level 2"
 MAIN_CATEGORIES = ("global", "entity", "attribute", "relation", "other")
 """Level 1 categories in the order of the paper's table."""
 
-PUBLISHED_ITEMS = 1065
-"""Items of the published set; a score over fewer is not DPG-Bench."""
-
 YES, NO = "yes", "no"
 
 
@@ -80,15 +77,16 @@ class DPGBench(Benchmark[Asked, Seen]):
     headline: ClassVar[str] = SCORE
     least: ClassVar[Mapping[str, float]] = {SCORE: 0.0}
     judges: ClassVar[tuple[str, ...]] = ("mplug_visual-question-answering_coco_large_en",)
+    published: ClassVar[int] = 1065
 
     @property
     def edition(self) -> str:
         """Number of items."""
-        return f"{len(self.items):,} items"
+        return f"{len(self.items):,} of {self.published:,} items"
 
     def title(self, judge: str, complete: bool) -> str:
         """`DPG-Bench` for the whole set under its own judge, `DPG` with the judge's name otherwise."""
-        if complete and len(self.items) == PUBLISHED_ITEMS and judge in self.judges:
+        if complete and len(self.items) == self.published and judge in self.judges:
             return self.name
         return f"DPG with judge {judge}, {self.edition}" + ("" if complete else ", incomplete")
 

@@ -93,6 +93,7 @@ class GEdit(Benchmark[Edit, Replies]):
     headline: ClassVar[str] = "O"
     least: ClassVar[Mapping[str, float]] = dict.fromkeys(MEASURES, 0.0)
     judges: ClassVar[tuple[str, ...]] = ("gpt-4.1", "gpt-4.1-2025-04-14", "Qwen2.5-VL-72B-Instruct-AWQ")
+    published: ClassVar[int] = 606
 
     @property
     def edition(self) -> str:

@@ -66,6 +66,7 @@ class GenEval(Benchmark[Prompt, Seen]):
     headline: ClassVar[str] = CORRECT
     least: ClassVar[Mapping[str, float]] = {CORRECT: 0.0}
     judges: ClassVar[tuple[str, ...]] = ("mmdet Mask2Former Swin-S and CLIP ViT-L/14",)
+    published: ClassVar[int] = 553
 
     @property
     def edition(self) -> str:

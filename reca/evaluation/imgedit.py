@@ -51,22 +51,22 @@ ImgEditRecord = Record[Edit, str]
 
 @dataclass(frozen=True)
 class ImgEdit(Benchmark[Edit, str]):
-    """The basic suite, or UGE when its edits have no types."""
+    """The basic suite: nine types."""
 
     name: ClassVar[str] = "ImgEdit-Bench"
     headline: ClassVar[str] = SCORE
     least: ClassVar[Mapping[str, float]] = {SCORE: 1.0}
     judges: ClassVar[tuple[str, ...]] = ("gpt-4o", "gpt-4o-2024-08-06")
+    published: ClassVar[int] = 737
 
     @property
     def edition(self) -> str:
-        """Basic or UGE."""
-        return "UGE" if self.groups(SCORE) == (UGE,) else "Basic"
+        """The suite."""
+        return "Basic"
 
     def groups(self, measure: str) -> tuple[str, ...]:
-        """Edit types in the paper's order."""
-        types = {item.group for item in self.items}
-        return tuple(t for t in (*TYPES, UGE) if t in types) if measure == SCORE else (OVERALL,)
+        """Edit types in the paper's order; all edits together for the mean over edits."""
+        return TYPES if measure == SCORE else (OVERALL,)
 
     def decide(self, item: Item[Edit], sample: int, seen: str) -> ImgEditRecord:
         """Mean of the asked scores; a reply without exactly those leaves the edit unscored."""
@@ -97,6 +97,22 @@ class ImgEdit(Benchmark[Edit, str]):
         filled = [value for value in found.values() if value is not None]
         whole = sum(filled) / len(filled) if filled and len(filled) == len(found) else None
         return {SCORE: {OVERALL: whole, **found}, ITEMS: {OVERALL: official_overall([mean for _, mean in means])}}
+
+
+@dataclass(frozen=True)
+class ImgEditUGE(ImgEdit):
+    """The hard suite (understanding, grounding, editing), which has no types."""
+
+    published: ClassVar[int] = 47
+
+    @property
+    def edition(self) -> str:
+        """The suite."""
+        return "UGE"
+
+    def groups(self, measure: str) -> tuple[str, ...]:
+        """One group."""
+        return (UGE,) if measure == SCORE else (OVERALL,)
 
 
 def read_scores(reply: str, criteria: Sequence[str]) -> tuple[int, ...] | str:

@@ -70,6 +70,7 @@ class Wise(Benchmark[Prompt, str]):
     headline: ClassVar[str] = WISCORE
     least: ClassVar[Mapping[str, float]] = dict.fromkeys((WISCORE, PLAIN, *CRITERIA), 0.0)
     judges: ClassVar[tuple[str, ...]] = ("gpt-4o-2024-05-13",)
+    published: ClassVar[int] = 1000
 
     @property
     def edition(self) -> str:
@@ -117,6 +118,7 @@ class WiseVerified(Benchmark[Prompt, str]):
     headline: ClassVar[str] = SCORE
     least: ClassVar[Mapping[str, float]] = {SCORE: 0.0}
     judges: ClassVar[tuple[str, ...]] = ("Qwen3.5-35B-A3B",)
+    published: ClassVar[int] = 1000
 
     @property
     def edition(self) -> str:

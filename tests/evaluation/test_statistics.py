@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reca.evaluation.statistics import StatisticsError, differences, estimates
+from reca.evaluation.statistics import StatisticsError, clustered, clustered_differences, differences, estimates
 
 
 def test_interval_has_the_binomial_width() -> None:
@@ -39,3 +39,36 @@ def test_bad_scores_are_named() -> None:
         estimates({"a": [float("nan")]})
     with pytest.raises(StatisticsError, match="no tasks"):
         estimates({})
+
+
+def test_prompts_with_several_pictures_are_drawn_whole() -> None:
+    # Pictures of one prompt agree, so four of them tell no more than one: 1.96 * sqrt(0.25 / 200) = 0.0693.
+    samples = {"a": {str(i): [float(i % 2)] * 4 for i in range(200)}}
+    table = clustered(samples)
+    assert table["a"].value == 0.5
+    assert table["a"].prompts == 200
+    assert (table["a"].high - table["a"].low) / 2 == pytest.approx(0.0693, rel=0.1)
+    assert clustered({"a": {k: v[:1] for k, v in samples["a"].items()}}) == table
+
+
+def test_pictures_weigh_alike_in_a_group_and_groups_as_told() -> None:
+    samples = {"a": {"x": [1.0, 1.0, 1.0], "y": [0.0]}, "b": {"z": [0.5]}}
+    table = clustered(samples, weights={"a": 0.4, "b": 0.6})
+    assert table["a"].value == 0.75
+    assert table["overall"].value == pytest.approx(0.4 * 0.75 + 0.6 * 0.5)
+    assert clustered(samples)["overall"].value == pytest.approx(0.625)
+
+
+def test_clustered_pairs_share_their_prompts() -> None:
+    rng = np.random.default_rng(0)
+    noise = {str(i): rng.random(3).tolist() for i in range(50)}
+    after = {"a": {key: [value + 0.01 for value in values] for key, values in noise.items()}}
+    shuffled = {"a": dict(reversed(after["a"].items()))}
+    table = clustered_differences({"a": noise}, after)
+    assert table["a"].value == pytest.approx(0.01)
+    assert table["a"].high - table["a"].low < 1e-12
+    assert clustered_differences({"a": noise}, shuffled) == table
+    with pytest.raises(StatisticsError, match="group a differs in 1, such as 9"):
+        clustered_differences({"a": noise}, {"a": {k: v for k, v in after["a"].items() if k != "9"}})
+    with pytest.raises(StatisticsError, match="group b differs"):
+        clustered_differences({"a": noise}, {**after, "b": {"q": [0.0]}})
