@@ -90,6 +90,7 @@ class Totals(msgspec.Struct, frozen=True):
         unscored: records without a score.
         missing: expected pictures without a record.
         notes: what a reader of the numbers must know.
+        settings: how the pictures were made: model, seed, guidance, steps, resolution.
     """
 
     benchmark: str
@@ -103,6 +104,7 @@ class Totals(msgspec.Struct, frozen=True):
     unscored: int
     missing: int
     notes: tuple[str, ...]
+    settings: dict[str, str | int | float]
 
     @property
     def complete(self) -> bool:
@@ -175,13 +177,20 @@ class Benchmark(ABC, Generic[A, S]):
         part = "" if len(self.items) == self.published else f", {len(self.items):,} of {self.published:,} items"
         return f"{self.name}, {self.edition}{part}" + ("" if complete else ", incomplete")
 
-    def totals(self, records: Sequence[Record[A, S]], judge: str, resamples: int = 2000) -> Totals:
+    def totals(
+        self,
+        records: Sequence[Record[A, S]],
+        judge: str,
+        resamples: int = 2000,
+        settings: Mapping[str, str | int | float] | None = None,
+    ) -> Totals:
         """Totals of a set of records.
 
         Args:
             records: in any order, at most one for each expected picture.
             judge: name of the judge that saw the pictures.
             resamples: bootstrap resamples.
+            settings: how the pictures were made.
 
         Raises:
             BenchmarkError: on a record of an unknown item or sample, or two records of one picture.
@@ -204,6 +213,7 @@ class Benchmark(ABC, Generic[A, S]):
             unscored=unscored,
             missing=missing,
             notes=(*self._notes(records, judge, missing), *self.remarks(records)),
+            settings=dict(settings or {}),
         )
 
     def differences(

@@ -1,7 +1,8 @@
-"""From a folder of pictures to records, for the benchmarks whose judge is asked in words: ImgEdit, GEdit and WISE.
+"""From a folder of pictures to records, where the judge is asked in words: DPG-Bench, ImgEdit, GEdit and WISE.
 
 Judge prompts are read from files, like the benchmarks' prompts: their texts have licences of their own. Place-holders
-are `<edit_prompt>` (ImgEdit), `<instruction>` (GEdit), `<prompt>` and `<explanation>` (WISE).
+are `<edit_prompt>` (ImgEdit), `<instruction>` (GEdit), `<prompt>` and `<explanation>` (WISE). DPG-Bench's questions
+come from its own table; a judge other than mPLUG is told to answer yes or no.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from PIL import Image
 
-from reca.evaluation import gedit, imgedit, wise
+from reca.evaluation import dpgbench, gedit, imgedit, wise
 from reca.evaluation.benchmark import Benchmark, BenchmarkError, Item, Record
 from reca.evaluation.judge_client import Asker, JudgeClient, NoReplyError, Question
 from reca.evaluation.picture_files import Pictures, read_picture
@@ -21,6 +22,9 @@ from reca.evaluation.tables import read_text
 
 A = TypeVar("A")
 S = TypeVar("S")
+
+YES_OR_NO = "Answer with one word, yes or no."
+"""What a judge that is no yes-or-no model is told besides the question."""
 
 Questions = Callable[[Item[A], str], Sequence[Question]]
 """Questions about the picture of an item at a URL. Raises BenchmarkError when a picture cannot be read."""
@@ -31,7 +35,7 @@ def judge_pictures(
     client: JudgeClient,
     pictures: Pictures,
     questions: Questions[A],
-    seen: Callable[[Sequence[str]], S],
+    seen: Callable[[Item[A], Sequence[str]], S],
     turns: int = 1,
 ) -> list[Record[A, S]]:
     """Ask about every picture found, and decide; missing pictures get no record.
@@ -41,7 +45,7 @@ def judge_pictures(
         client: the judge; kept replies are not asked for again.
         pictures: of `find_pictures` on the same items.
         questions: `imgedit_questions` and the like.
-        seen: makes what the rules read out of the replies.
+        seen: makes what the rules read out of the replies; of no replies, when there are none.
         turns: times a judge is asked when the rules cannot read its replies; the last replies stand.
 
     Returns:
@@ -63,28 +67,53 @@ def judge_pictures(
         try:
             asked = await asyncio.to_thread(questions, item, url)
         except BenchmarkError as error:
-            return _unscored(item, sample, seen(["", ""]), "a picture cannot be read", error)
+            return _unscored(item, sample, seen(item, ()), "a picture cannot be read", error)
         turn = 0
         while True:
             try:
                 replies = [await asker.ask(msgspec.structs.replace(question, turn=turn)) for question in asked]
             except NoReplyError as error:
-                return _unscored(item, sample, seen(["", ""]), "the judge gave no reply", error)
-            record, turn = bench.decide(item, sample, seen(replies)), turn + 1
+                return _unscored(item, sample, seen(item, ()), "the judge gave no reply", error)
+            record, turn = bench.decide(item, sample, seen(item, replies)), turn + 1
             if record.unscored is None or turn >= turns:
                 return record
 
     return client.run(jobs, work)
 
 
-def one_reply(replies: Sequence[str]) -> str:
+def one_reply(item: Item[Any], replies: Sequence[str]) -> str:
     """ImgEdit and WISE: the reply."""
-    return replies[0]
+    del item
+    return replies[0] if replies else ""
 
 
-def two_replies(replies: Sequence[str]) -> gedit.Replies:
+def two_replies(item: Item[Any], replies: Sequence[str]) -> gedit.Replies:
     """GEdit: consistency and quality."""
-    return gedit.Replies(replies[0], replies[1])
+    del item
+    return gedit.Replies(*replies) if replies else gedit.Replies("", "")
+
+
+def answers_by_cell(item: Item[dpgbench.Asked], replies: Sequence[str]) -> dpgbench.Seen:
+    """DPG-Bench: answers by question, cell after cell."""
+    ids = [question.id for question in item.asked]
+    return tuple(
+        dict(zip(ids, replies[start : start + len(ids)], strict=True)) for start in range(0, len(replies), len(ids))
+    )
+
+
+def dpgbench_questions(resolution: int | None = None) -> Questions[dpgbench.Asked]:
+    """Every question of the table, about the whole picture or about each cell of a 2 x 2 grid.
+
+    Args:
+        resolution: side of a cell in pixels, cells in reading order; None for the whole picture.
+    """
+
+    def questions(item: Item[dpgbench.Asked], url: str) -> Sequence[Question]:
+        picture = read_picture(url)
+        cells = [picture] if resolution is None else [picture.crop(box) for box in _grid(resolution)]
+        return [Question(f"{q.text} {YES_OR_NO}", (data,)) for data in map(_png, cells) for q in item.asked]
+
+    return questions
 
 
 def imgedit_questions(prompts: Mapping[str, str], sources: str) -> Questions[imgedit.Edit]:
@@ -179,6 +208,10 @@ def _source(folder: str, item: Item[Any]) -> Image.Image:
     if item.source is None:
         raise BenchmarkError(f"item '{item.key}' names no source picture")
     return read_picture(f"{folder.rstrip('/')}/{item.source}")
+
+
+def _grid(side: int) -> list[tuple[int, int, int, int]]:
+    return [(x, y, x + side, y + side) for y in (0, side) for x in (0, side)]
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 from reca.evaluation.benchmark import BenchmarkError, Item, Record, load_records, save_records
 from reca.evaluation.geneval import Prompt, Requirement
 from reca.evaluation.geneval_benchmark import CORRECT, PICTURES, PROMPTS, GenEval, Seen, Sighting, reca_table
+from reca.evaluation.scoreboard import scoreboard
 
 DOG = Prompt("single_object", "a dog", (Requirement("dog", 1),))
 RED = Prompt("colors", "a red dog", (Requirement("dog", 1, color="red"),))
@@ -142,6 +143,7 @@ def test_the_floor_counts_unscored_and_missing_pictures_as_wrong() -> None:
     assert (totals.score(), totals.unscored, totals.missing) == (1.0, 1, 1)
     # Two of the six tasks lose one picture of two each.
     assert totals.floor == pytest.approx(5 / 6)
+    assert "0.8333 if every unscored or missing picture had the least score" in scoreboard(totals)
 
 
 def test_recas_table_follows_the_order_of_meeting() -> None:

@@ -10,10 +10,12 @@ import pytest
 from loopback_judge import LoopbackJudge, loopback_judge, status
 from PIL import Image
 
-from reca.evaluation import gedit, imgedit, wise
+from reca.evaluation import dpgbench, gedit, imgedit, wise
 from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.judge_client import JudgeClient, JudgeConfig
 from reca.evaluation.judging import (
+    answers_by_cell,
+    dpgbench_questions,
     gedit_questions,
     imgedit_questions,
     judge_pictures,
@@ -142,6 +144,33 @@ def test_wise_asks_with_prompt_and_explanation(tmp_path: Path) -> None:
     assert records[0].scores == {"score": 1.0}
 
 
+def test_dpg_questions_are_asked_of_each_cell(tmp_path: Path) -> None:
+    asked = tuple(dpgbench.Question(n, f"q{n}?", (n - 1,), "entity - whole", n) for n in (1, 2))
+    bench = dpgbench.DPGBench((Item("a", "", "a", asked, ("a.png",)),))
+    grid = Image.new("RGB", (16, 16), "red")
+    grid.paste("blue", (8, 0, 16, 8))
+    grid.save(tmp_path / "a.png")
+
+    def behave(body: dict[str, Any]) -> str:
+        url = body["messages"][-1]["content"][1]["image_url"]["url"]
+        blue = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).getpixel((0, 0)) == (0, 0, 255)
+        first = body["messages"][-1]["content"][0]["text"].startswith("q1?")
+        return "No." if blue and first else "Yes"
+
+    pictures = find_pictures(str(tmp_path), bench.items)
+    with loopback_judge(behave) as judge:
+        records = judge_pictures(bench, client(judge, tmp_path), pictures, dpgbench_questions(8), answers_by_cell)
+        # Three of the four cells are equal, and what was answered is not asked again.
+        assert len(judge.asked) == 4
+        assert judge.texts()[0] == "q1? Answer with one word, yes or no."
+        assert sent(judge, 0, 0).size == (8, 8)
+        whole = judge_pictures(bench, client(judge, tmp_path), pictures, dpgbench_questions(), answers_by_cell)
+    # Of the blue cell, the second cell in reading order, nothing counts.
+    assert records[0].seen[1] == {1: "No.", 2: "Yes"}
+    assert records[0].scores == {"score": 75.0}
+    assert whole[0].seen == ({1: "Yes", 2: "Yes"},)
+
+
 def test_judge_prompts_without_place_holders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="prompt 'add': place-holder <edit_prompt> is missing"):
         imgedit_questions({"add": "Rate it."}, "x")
@@ -150,5 +179,5 @@ def test_judge_prompts_without_place_holders_are_refused(tmp_path: Path) -> None
     with pytest.raises(BenchmarkError, match="GEdit consistency prompt: place-holder <instruction>"):
         gedit_questions("SC?", "PQ?", "x")
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(BenchmarkError, match="an empty judge prompt; get vie_prompts.py"):
-        read_judge_prompt(str(tmp_path / "empty.txt"), "vie_prompts.py")
+    with pytest.raises(BenchmarkError, match="an empty judge prompt; get the VIEScore prompts"):
+        read_judge_prompt(str(tmp_path / "empty.txt"), "the VIEScore prompts")
