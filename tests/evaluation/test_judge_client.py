@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +217,35 @@ def test_the_key_is_put_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert KEY not in " ".join([caplog.text, repr(client.config), *replies])
     assert all(KEY not in path.read_text() for path in tmp_path.rglob("*.json"))
     assert KEY not in str(judge.asked)
+
+
+CHILD = """
+import sys
+from reca.evaluation.judge_client import JudgeClient, JudgeConfig, Question
+
+config = JudgeConfig(base_url=sys.argv[1], model="m", key_variable="", concurrency=2)
+JudgeClient(config, sys.argv[2]).run([Question(str(n)) for n in range(30)], lambda asker, q: asker.ask(q))
+"""
+
+
+def test_after_kill_9_nothing_answered_is_asked_again(tmp_path: Path) -> None:
+    reached = threading.Event()
+
+    def behave(body: dict[str, Any]) -> str | None:
+        if len(judge.asked) <= 10:
+            return "x"
+        reached.set()
+        return None
+
+    with loopback_judge(behave) as judge:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, judge.url, str(tmp_path)], cwd=Path(__file__).parents[2])
+        try:
+            assert reached.wait(60)
+        finally:
+            child.kill()
+            child.wait()
+        judge.behaviours = [lambda body: "x"]
+        assert run(judge, tmp_path, *map(str, range(30)), key_variable="") == ["x"] * 30
+        assert len(set(judge.texts())) == 30
+        # Lost are at most the two that were under way.
+        assert len(judge.asked) <= 30 + 2
