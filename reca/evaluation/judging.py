@@ -9,19 +9,17 @@ import asyncio
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from PIL import Image
 
 from reca.evaluation import dpgbench, gedit, imgedit, wise
-from reca.evaluation.benchmark import Benchmark, BenchmarkError, Item, Record
+from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.judge_client import Asker, JudgeClient, NoReplyError, Question
 from reca.evaluation.picture_files import Pictures, read_picture
+from reca.evaluation.records import A, BenchmarkError, Item, Record, S
 from reca.evaluation.tables import read_text
-
-A = TypeVar("A")
-S = TypeVar("S")
 
 YES_OR_NO = "Answer with one word, yes or no."
 """What a judge that is no yes-or-no model is told besides the question."""

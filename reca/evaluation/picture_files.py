@@ -10,7 +10,7 @@ from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
 from PIL import Image, UnidentifiedImageError
 
-from reca.evaluation.benchmark import BenchmarkError, Item
+from reca.evaluation.records import BenchmarkError, Item
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -1,13 +1,12 @@
 """Records, totals and the switch between strict and official, shown on GenEval."""
 
 import math
-from pathlib import Path
 
 import pytest
 
-from reca.evaluation.benchmark import BenchmarkError, Item, Record, load_records, save_records
 from reca.evaluation.geneval import Prompt, Requirement
 from reca.evaluation.geneval_benchmark import CORRECT, PICTURES, PROMPTS, GenEval, Seen, Sighting, reca_table
+from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.scoreboard import scoreboard
 
 DOG = Prompt("single_object", "a dog", (Requirement("dog", 1),))
@@ -91,44 +90,31 @@ def test_missing_pictures_and_another_judge_are_said() -> None:
 
 
 def test_records_that_do_not_belong_are_refused() -> None:
-    with pytest.raises(BenchmarkError, match="two records of item '00000', sample 0"):
+    with pytest.raises(BenchmarkError, match="item '00000', sample 0: stands twice"):
         BENCH.totals([RECORDS[0], RECORDS[0]], JUDGE)
-    with pytest.raises(BenchmarkError, match="item '00009', sample 0, which this set of 3 items does not have"):
+    with pytest.raises(BenchmarkError, match="item '00009', sample 0: this set of 3 items has no such picture"):
         BENCH.totals([Record("00009", 0, "colors", RED, ())], JUDGE)
     with pytest.raises(BenchmarkError, match="sample 2"):
         BENCH.totals([Record("00001", 2, "colors", RED, ())], JUDGE)
-
-
-def test_totals_follow_from_saved_records(tmp_path: Path) -> None:
-    url = str(tmp_path / "records.jsonl")
-    save_records(RECORDS, url)
-    loaded = load_records(url, Prompt, Seen)
-    assert len(loaded) == len(RECORDS)
-    assert loaded[:5] == RECORDS[:5]
-    assert all(math.isnan(value) for value in loaded[5].seen[0].logits or ())
-    assert BENCH.totals(loaded, JUDGE) == BENCH.totals(RECORDS, JUDGE)
-    again = [BENCH.decide(BENCH.items[int(r.item)], r.sample, r.seen) for r in loaded]
-    assert [(r.scores, r.unscored) for r in again] == [(r.scores, r.unscored) for r in RECORDS]
-
-
-def test_unreadable_records_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    save_records(RECORDS[:1], str(path))
-    path.write_text(path.read_text() + '{"item": "x"}\n')
-    with pytest.raises(BenchmarkError, match=r"records\.jsonl, line 2: not a record: Object missing required field"):
-        load_records(str(path), Prompt, Seen)
-    with pytest.raises(BenchmarkError, match="no readable records"):
-        load_records(str(tmp_path / "nowhere.jsonl"), Prompt, Seen)
+    with pytest.raises(BenchmarkError, match="item '00001', sample 0: something else was asked of it"):
+        BENCH.totals([Record("00001", 0, "colors", DOG, ())], JUDGE)
 
 
 def test_differences_pair_what_both_sides_scored() -> None:
     after = [decide(0, 0, dog(0)), decide(0, 1, dog(0)), decide(1, 0, dog(0)), decide(1, 1, dog(0)), *RECORDS[4:]]
-    table = BENCH.differences(RECORDS, after, resamples=200)
-    assert table[CORRECT]["single_object"].value == 0.5
+    found = BENCH.differences(RECORDS, after, resamples=200)
+    assert (found.pictures, found.left_out) == (5, 1)
+    table = found.tables[CORRECT]
+    single, colors = table["single_object"], table["colors"]
+    assert single is not None
+    assert colors is not None
+    assert single.value == 0.5
     # Of the blue dog only sample 0 is scored; (1 + 1) / 2 for the red one against 1 / 2, over three pictures.
-    assert table[CORRECT]["colors"].value == pytest.approx(1 / 3)
-    assert table[CORRECT]["overall"].value == pytest.approx((1 / 2 + 1 / 3) / 2)
-    assert BENCH.differences(RECORDS, RECORDS)[CORRECT]["overall"].value == 0.0
+    assert colors.value == pytest.approx(1 / 3)
+    assert table["overall"] is table["counting"] is None
+    same = BENCH.differences(RECORDS, RECORDS).tables[PICTURES]["overall"]
+    assert same is not None
+    assert (same.value, same.low, same.high) == (0, 0, 0)
     with pytest.raises(BenchmarkError, match="no picture is scored on both sides"):
         BENCH.differences(RECORDS[:1], RECORDS[1:])
 

@@ -1,6 +1,5 @@
 import pytest
 
-from reca.evaluation.benchmark import Item
 from reca.evaluation.dpgbench import (
     LEVEL_1,
     LEVEL_2,
@@ -12,6 +11,7 @@ from reca.evaluation.dpgbench import (
     official_questions,
     read_answer,
 )
+from reca.evaluation.records import Item
 
 CATEGORIES = ("entity - whole", "attribute - color", "relation - spatial")
 
@@ -79,7 +79,7 @@ def test_totals_are_means_over_items_and_counted_answers() -> None:
     categories = {g: e.value for g, e in totals.strict[LEVEL_2].items() if e is not None}
     assert categories["attribute - color"] == pytest.approx(50)
     assert categories["entity - whole"] == pytest.approx(100)
-    assert list(totals.strict[LEVEL_1]) == ["overall", "entity", "attribute", "relation"]
+    assert list(totals.strict[LEVEL_1]) == ["entity", "attribute", "relation"]
 
 
 def test_a_part_of_the_set_is_not_called_dpg_bench() -> None:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.gedit import TYPES, Edit, GEdit, Replies, check_language, official_scores, read_pair
+from reca.evaluation.records import BenchmarkError, Item
 
 BENCH = GEdit(
     tuple(

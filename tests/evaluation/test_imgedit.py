@@ -1,6 +1,5 @@
 import pytest
 
-from reca.evaluation.benchmark import Item
 from reca.evaluation.imgedit import (
     ITEMS,
     SCORE,
@@ -12,6 +11,7 @@ from reca.evaluation.imgedit import (
     official_mean,
     read_scores,
 )
+from reca.evaluation.records import Item
 
 NAMES = ("Prompt Compliance", "Visual Naturalness", "Physical & Detail Integrity")
 BENCH = ImgEdit(

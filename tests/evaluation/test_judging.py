@@ -11,7 +11,6 @@ from loopback_judge import LoopbackJudge, loopback_judge, status
 from PIL import Image
 
 from reca.evaluation import dpgbench, gedit, imgedit, wise
-from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.judge_client import JudgeClient, JudgeConfig
 from reca.evaluation.judging import (
     answers_by_cell,
@@ -25,6 +24,7 @@ from reca.evaluation.judging import (
     wise_questions,
 )
 from reca.evaluation.picture_files import find_pictures
+from reca.evaluation.records import BenchmarkError, Item
 
 NAMES = ("A", "B", "C")
 EDITS = imgedit.ImgEdit(

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from reca.evaluation.benchmark import Item
+from reca.evaluation.records import Item
 from reca.evaluation.wise import (
     CATEGORIES,
     CRITERIA,
