@@ -284,7 +284,8 @@ class Asker:
         """
         digest = self._client.digest(question)
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            if (kept := self._client.cache.get(digest)) is not None:
+            # In a thread: the cache may be far away.
+            if (kept := await asyncio.to_thread(self._client.cache.get, digest)) is not None:
                 self._client.reused += 1
                 return kept.text
             return (await self._insist(question, digest)).text
@@ -316,7 +317,7 @@ class Asker:
         reply: Reply | None = None
         try:
             reply = await self._post(question)
-            self._client.cache.put(digest, reply)
+            await asyncio.to_thread(self._client.cache.put, digest, reply)
             return reply
         finally:
             self._client.settle(reply)
@@ -325,7 +326,9 @@ class Asker:
     async def _post(self, question: Question) -> Reply:
         url = f"{self._client.config.base_url.rstrip('/')}/chat/completions"
         try:
-            async with self._session.post(url, json=self._client.payload(question)) as response:
+            # No redirects: the key goes to the configured address only.
+            asked = self._session.post(url, json=self._client.payload(question), allow_redirects=False)
+            async with asked as response:
                 body = await response.read()
                 status, wait = response.status, response.headers.get("Retry-After", "")
         except TimeoutError as error:
@@ -344,6 +347,10 @@ class Asker:
         config, said = self._client.config, self._client.hidden(body.decode(errors="replace"))
         if status in (401, 403):
             raise JudgeError(f"{config.base_url} refuses the key in '{config.key_variable}' (status {status}): {said}")
+        if 300 <= status < 400:
+            raise JudgeError(
+                f"{config.base_url} answers with a redirect (status {status}); give the address it leads to"
+            )
         if status == 404:
             raise JudgeError(f"{config.base_url} knows no model '{config.model}' or no chat completions: {said}")
         if status == 429 and SPENT in said:

@@ -148,6 +148,7 @@ def test_a_refused_question_is_given_up_alone(tmp_path: Path) -> None:
         (401, f"Incorrect API key provided: {KEY}", r"refuses the key in 'JUDGE_KEY' \(status 401\).*: \*\*\*"),
         (403, "no", "refuses the key"),
         (404, "no such model", "knows no model 'm'"),
+        (308, "moved", "answers with a redirect"),
         (429, '{"error": {"code": "insufficient_quota"}}', "the account is spent"),
     ],
 )
