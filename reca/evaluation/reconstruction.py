@@ -18,8 +18,8 @@ from reca.data.scenes import CELL, LATTICE, Scene, SceneObject, render
 from reca.evaluation.geneval import Detection
 from reca.evaluation.minigeneval.prompts import image_seed
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
-from reca.evaluation.minigeneval.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.pictures import fitted
+from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.understanding import held_out_scenes
 from reca.models.base import UnifiedModel
 from reca.objectives import template_for
