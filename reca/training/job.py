@@ -4,9 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 
-import fsspec
-
 from reca.config import ExecutionConfig, TrainingConfig
+from reca.data.files import filesystem
 from reca.objectives import task_weights
 
 Stream = str
@@ -164,7 +163,7 @@ def job_digest(job: TrainingJob) -> str:
 
 def _listing(uri: str) -> list[tuple[str, int, str]]:
     """Relative name, size and (for files up to 1 MiB, such as manifests) digest of every file below `uri`."""
-    fs, root = fsspec.url_to_fs(uri)
+    fs, root = filesystem(uri)
     found = fs.find(root, detail=True)
     if not found:
         raise ValueError(f"{uri}: missing or empty; training needs this folder, check the path")

@@ -238,7 +238,10 @@ def _bring_home(job: TrainingJob, work: "WorkFolder", result: dict[str, Any]) ->
     from reca.training.checkpoints import read_history
     from reca.training.progress import write_curve
 
-    folder, manifest = work.candidates()[0]
+    found = [(folder, manifest) for folder, manifest in work.candidates() if manifest.final]
+    if not found:
+        raise TrainingError(f"{work.uri}: the workers ended without a final checkpoint; run the same command again")
+    folder, manifest = found[0]
     output, asked = Path(job.output), job.execution
     fetched = output / ".final"
     if not work.fetch(folder, manifest, fetched):
