@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from typing import Any, cast
 
 from reca.config import ExecutionConfig, TrainingConfig
 from reca.data.files import filesystem
@@ -164,12 +165,12 @@ def job_digest(job: TrainingJob) -> str:
 def _listing(uri: str) -> list[tuple[str, int, str]]:
     """Relative name, size and (for files up to 1 MiB, such as manifests) digest of every file below `uri`."""
     fs, root = filesystem(uri)
-    found = fs.find(root, detail=True)
+    found = cast("dict[str, dict[str, Any]]", fs.find(root, detail=True))
     if not found:
         raise ValueError(f"{uri}: missing or empty; training needs this folder, check the path")
     rows: list[tuple[str, int, str]] = []
     for path, info in sorted(found.items()):
         small = info["size"] <= 1 << 20
-        digest = blake2b(fs.cat_file(path), digest_size=16).hexdigest() if small else ""
+        digest = blake2b(cast(bytes, fs.cat_file(path)), digest_size=16).hexdigest() if small else ""
         rows.append((path.removeprefix(root).lstrip("/"), int(info["size"]), digest))
     return rows
