@@ -13,7 +13,7 @@ if __package__ in (None, ""):
 
 from pipelines.artifacts import Checkpoint, Gates, ImageShards, Report, Scores, Trained
 from pipelines.dsl import External, main, pipeline
-from pipelines.recipes import RECIPES
+from pipelines.recipes import RECIPES, check
 from pipelines.stages import encode, evaluate, gate, load_checkpoint, prepare, report, source_of, train
 from reca.config import ExecutionConfig, RecaRecipe
 
@@ -64,4 +64,4 @@ def reca(recipe: RecaRecipe) -> Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main(reca, RECIPES, "tiny_showo", execution=ExecutionConfig()))
+    sys.exit(main(reca, RECIPES, "tiny_showo", execution=ExecutionConfig(), check=check))

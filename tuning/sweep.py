@@ -23,7 +23,7 @@ from pipelines.dsl import DslError, RunOptions, SettingsError, Store, run_graph,
 from pipelines.dsl.canonical import key_of  # noqa: E402
 from pipelines.dsl.cli import default_store  # noqa: E402
 from pipelines.dsl.progress import read_line  # noqa: E402
-from pipelines.recipes import RECIPES  # noqa: E402
+from pipelines.recipes import RECIPES, check  # noqa: E402
 from reca.config import ExecutionConfig, RecaRecipe  # noqa: E402
 from tuning.records import RecordError, SweepFolder, TrialRecord, best_of, ranked  # noqa: E402
 from tuning.search import SearchSettings, SweepError, rungs_of, search  # noqa: E402
@@ -123,6 +123,7 @@ def parse(argv: Sequence[str]) -> Sweep:
     execution, context = settings.apply(ExecutionConfig(), arguments.context, "--context", "the default")
     for origin in (*origins, *context):
         print(f"  {origin.path} = {origin.value} ({origin.source})")
+    check(recipe, execution)
     rungs = rungs_of(recipe.training.updates)
     search_settings = SearchSettings(arguments.trials, rungs, concurrent=arguments.concurrent, seed=arguments.seed)
     return Sweep(recipe, space_of(recipe), search_settings, execution, Store(arguments.store))

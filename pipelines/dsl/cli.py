@@ -35,6 +35,7 @@ def main(
     default: str,
     argv: Sequence[str] | None = None,
     execution: object | None = None,
+    check: Callable[[R, Any], None] | None = None,
 ) -> int:
     """Run the command line of a pipeline.
 
@@ -44,6 +45,7 @@ def main(
         default: name of the recipe that is taken when none is given.
         argv: words after the program's name (default: `sys.argv[1:]`).
         execution: default context, a frozen dataclass; `--context name=value` changes it.
+        check: takes recipe and context, and raises `SettingsError` for what could never work; nothing is started then.
 
     Returns:
         Exit status: 0 done, 1 a stage failed or the store is not intact, 2 the call is wrong, 130 interrupted.
@@ -52,6 +54,8 @@ def main(
     arguments = _parser(pipeline, recipes, default).parse_args(words)
     try:
         job = _Job(pipeline, recipes, default, arguments, execution or NoContext(), words)
+        if check is not None:
+            check(job.recipe, job.execution)
         return _VERBS[arguments.verb](job)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -86,9 +90,21 @@ class _Job:
         self.arguments = arguments
         self.words = words
         self.store = Store(arguments.store)
+        self._refuse_stray_words(recipes, execution)
         base = settings.load_recipe(arguments.recipe, recipes, default)
         self.recipe, self.origins = settings.apply(base, arguments.set, "--set", f"recipe {arguments.recipe}")
         self.execution, self.context = settings.apply(execution, arguments.context, "--context", "the default")
+
+    def _refuse_stray_words(self, recipes: Mapping[str, Callable[[], Any]], execution: object) -> None:
+        """What would else be passed over in silence, or be told with the wrong mend."""
+        verb, stray = self.arguments.verb, self.arguments.run
+        if stray and verb != "show":
+            mend = f"write {verb} --recipe {stray}" if stray in recipes else "only show takes a name, that of a run"
+            raise SettingsError(f"{verb} {stray}: {mend}")
+        for assignment in self.arguments.set:
+            name = assignment.partition("=")[0].strip().removeprefix("execution.")
+            if name in settings.leaves(type(execution)):
+                raise SettingsError(f"--set {assignment}: {name} says how a job runs; write --context {name}=VALUE")
 
     def graph(self) -> Graph:
         return self.pipeline.build(self.recipe)

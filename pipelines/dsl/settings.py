@@ -40,7 +40,10 @@ def load_recipe(name: str, recipes: Mapping[str, Callable[[], Any]], default: st
         return normalize(recipes[name](), f"recipe {name}")
     path = Path(name)
     if path.suffix not in (".json", ".toml"):
-        raise SettingsError(f"there is no recipe {name!r}{nearest(name, recipes)}; recipes are {', '.join(recipes)}")
+        raise SettingsError(
+            f"there is no recipe {name!r}{nearest(name, recipes)}; recipes are {', '.join(recipes)}, "
+            "or a file that ends in .json or .toml"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -50,6 +50,10 @@ def test_help_fits_a_screen_and_shows_examples_and_recipes(project: Project) -> 
         (("plan", "--recipe", "smal"), "did you mean 'small'?"),
         (("plan", "--context", "worker=2"), "--context: there is no field 'worker'; did you mean 'workers'?"),
         (("show",), "there is no run in the store"),
+        (("run", "large"), "run large: write run --recipe large"),
+        (("plan", "nothing"), "plan nothing: only show takes a name"),
+        (("plan", "--set", "workers=2"), "workers says how a job runs; write --context workers=VALUE"),
+        (("plan", "--recipe", "recipe.yaml"), "a file that ends in .json or .toml"),
     ],
 )
 def test_wrong_calls_exit_2_in_one_line(project: Project, words: tuple[str, ...], says: str) -> None:
