@@ -88,6 +88,28 @@ def test_what_could_only_fail_hours_later_is_refused_by_plan_and_run(
     assert not (tmp_path / "store").exists()
 
 
+def test_each_set_of_pictures_is_keyed_by_its_own_settings_and_content(tmp_path: Path) -> None:
+    """Encoding is what costs: changing one set, or moving a folder, must not encode the other set again."""
+    for name in ("here", "moved", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"another" if name == "other" else b"picture")
+
+    def changed(**data: object) -> set[str]:
+        start = RECIPES["smoke"]()
+        before, after = (
+            {node.name: node.key for node in reca_pipeline.build(replace(start, data=config)).nodes}
+            for config in (replace(start.data, source=str(tmp_path / "here")), replace(start.data, **data))
+        )
+        return {name for name, key in before.items() if after[name] != key}
+
+    here, moved, other = (str(tmp_path / name) for name in ("here", "moved", "other"))
+    assert changed(source=moved) == set()
+    assert "prepare images" in changed(source=other)
+    assert not {"prepare instructions", "encode instructions"} & changed(source=other)
+    assert "prepare instructions" in changed(source=here, instructions=64)
+    assert not {"prepare images", "encode images"} & changed(source=here, instructions=64)
+
+
 @pytest.mark.parametrize("workers", [0, -1])
 def test_a_context_that_cannot_work_is_refused(workers: int) -> None:
     with pytest.raises(SettingsError, match=rf"--context workers is {workers}; it must lie in \[1, inf\)"):
