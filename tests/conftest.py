@@ -25,7 +25,7 @@ def smallest_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
     from reca.models.showo.model import ShowoModel
-    from reca.models.showo.tokenizer import build_word_tokenizer
+    from reca.models.words import build_word_tokenizer
     from reca.objectives import templates
     from reca.pretraining.base import vocabulary
 

@@ -50,6 +50,23 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         yield from _read_pickle(path)
 
 
+def stored_names(path: Path) -> frozenset[str]:
+    """Names of the tensors of a weight file or of an index of shards; safetensors are not read for it.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    if path.name.endswith(".index.json"):
+        return frozenset().union(*(stored_names(path.parent / shard) for shard in _shards(path)))
+    if path.suffix == ".safetensors" and path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                return frozenset(file.keys())
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: broken safetensors file ({error}); download or copy it again") from error
+    return frozenset(name for name, _ in read_tensors(path))
+
+
 def load_strict(
     wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str | None] = lambda name: name
 ) -> None:
@@ -90,6 +107,39 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype 
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(stored, path, metadata={"format": "pt"})
+
+
+def write_sharded(
+    tensors: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None = None, shard_bytes: int = 5_000_000_000
+) -> None:
+    """Write `model.safetensors`, or in the hub's way numbered shards and their index where that would be too large.
+
+    Args:
+        tensors: what to write, in this order.
+        folder: where.
+        dtype: floating-point tensors are stored so, when given.
+        shard_bytes: a shard ends before it would exceed this (default of transformers: 5 GB).
+    """
+    sizes = {
+        name: tensor.numel() * (dtype if dtype and tensor.is_floating_point() else tensor.dtype).itemsize
+        for name, tensor in tensors.items()
+    }
+    shards: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    if len(shards) == 1:
+        write_tensors(tensors, folder / "model.safetensors", dtype)
+        return
+    files = {f"model-{number:05}-of-{len(shards):05}.safetensors": names for number, names in enumerate(shards, 1)}
+    for file, names in files.items():
+        write_tensors({name: tensors[name] for name in names}, folder / file, dtype)
+    index = {
+        "metadata": {"total_size": sum(sizes.values())},
+        "weight_map": {name: file for file, names in files.items() for name in names},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def _problem(found: Tensor, expected: Tensor | None) -> str | None:

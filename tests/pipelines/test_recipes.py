@@ -9,8 +9,10 @@ import torch
 from pipelines import pretrain
 from pipelines.dsl import SettingsError, main
 from pipelines.reca import reca as reca_pipeline
-from pipelines.recipes import RECIPES, check, showo_256, showo_512
+from pipelines.recipes import RECIPES, check
+from pipelines.released_recipes import RELEASED, showo_256, showo_512
 from reca.config import ExecutionConfig, RecaRecipe
+from reca.models import FAMILIES
 from reca.models.showo.config import SHOWO_256, SHOWO_512, ShowoConfig
 from reca.models.showo.model import ShowoModel
 from reca.training.job import check_config
@@ -40,6 +42,14 @@ def test_released_recipes_have_the_authors_hyper_parameters(recipe: RecaRecipe) 
     assert (training.grad_clip, training.seed) == (0.0, 10086)
     assert (training.lambda_recon, training.lambda_i2t, training.lambda_t2i) == (1.0, 1.0, 0.0)
     assert (recipe.evaluation.sampling.guidance, recipe.evaluation.sampling.steps) == (5.0, 50)
+
+
+@pytest.mark.parametrize("recipe", [make() for make in RELEASED], ids=lambda recipe: recipe.name)
+def test_only_shared_transformers_train_on_image_to_text(recipe: RecaRecipe) -> None:
+    assert recipe.model.family in FAMILIES
+    decoupled = recipe.model.family in ("openuni", "bagel")
+    assert (recipe.training.lambda_i2t == 0) == decoupled
+    assert recipe.training.lambda_t2i == 0
 
 
 @pytest.mark.parametrize(("config", "codes"), [(SHOWO_256, 256), (SHOWO_512, 1024)])
