@@ -130,7 +130,18 @@ def parse(argv: Sequence[str]) -> Sweep:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sweep.py", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="sweep.py",
+        description="Sweep over loss weights and learning rate: every trial is the main job up to training, scored on "
+        "validation prompts.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"""examples:
+  python tuning/sweep.py run --recipe smoke --trials 4
+  python tuning/sweep.py run --trials 12 --set training.updates=200 --store s3://bucket/store
+  python tuning/sweep.py run --trials 16     the same sweep again: only what is missing runs
+
+recipes: {", ".join(RECIPES)}, or a .json or .toml file""",
+    )
     parser.add_argument("verb", nargs="?", default="run", choices=("run",), help="what to do (default: run)")
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME|FILE", help="where the search starts")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=VALUE", help="change a field; repeatable")

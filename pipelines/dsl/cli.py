@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +23,9 @@ A = TypeVar("A", bound=Artifact)
 
 VERBS = ("run", "plan", "graph", "show", "verify")
 INTERRUPTED = 130
+
+SUMMARY_CHARACTERS = 100
+"""Longest description of a recipe in the help."""
 
 
 @dataclass
@@ -226,24 +230,33 @@ _VERBS: dict[str, Callable[[_Job], int]] = {
 }
 
 
+def _summary(recipe: Callable[[], Any]) -> str:
+    """Return the first paragraph of a recipe's docstring on one line, shortened to a screen's width."""
+    return textwrap.shorten((recipe.__doc__ or "").strip().partition("\n\n")[0], SUMMARY_CHARACTERS, placeholder=" ...")
+
+
+def _first_number(recipe: Any) -> str:
+    """The first field that holds a whole number, as `--set` takes it: an example that is valid for any pipeline."""
+    values = ((path, settings.read(recipe, path)) for path in settings.leaves(type(recipe)))
+    return next((f"{path}={value}" for path, value in values if type(value) is int), "a.b=VALUE")
+
+
 def _parser(
     pipeline: Pipeline[Any, Any], recipes: Mapping[str, Callable[[], Any]], default: str
 ) -> argparse.ArgumentParser:
-    def first_line(recipe: Callable[[], Any]) -> str:
-        return (recipe.__doc__ or "").strip().partition("\n")[0]
-
     program = os.path.basename(sys.argv[0]) or pipeline.name
     width = max(map(len, recipes))
-    listed = "\n".join(f"  {name:<{width}}  {first_line(recipe)}" for name, recipe in recipes.items())
+    listed = "\n".join(f"  {name:<{width}}  {_summary(recipe)}" for name, recipe in recipes.items())
+    example = _first_number(recipes[default]())
     parser = argparse.ArgumentParser(
         prog=program,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(pipeline.__doc__ or pipeline.name).strip().partition("\n")[0],
         epilog=f"""examples:
-  {program}                                 run the recipe {default}, reusing what is done
-  {program} plan --set training.updates=40  say what would run, and why
+  {program}                run the recipe {default}, reusing what is done
+  {program} plan --set {example}  say what would run, and why
   {program} run --recipe my.toml --store s3://bucket/store
-  {program} show                            the last run
+  {program} show           the last run
 
 recipes (--recipe; default {default}):
 {listed}""",
