@@ -1,13 +1,18 @@
 """Recipes of the main job: typed functions whose docstrings are claims (command, hardware, cost, expected scores)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from pipelines.dsl import SettingsError
 from pipelines.released_recipes import RELEASED
 from reca.config import (
+    BUILT_IN,
+    ExecutionConfig,
     GateConfig,
     RecaRecipe,
+    out_of_range,
 )
+from reca.objectives import task_weights
 
 
 def tiny_showo() -> RecaRecipe:
@@ -42,3 +47,35 @@ RECIPES: Mapping[str, Callable[[], RecaRecipe]] = {
     "smoke": smoke,
     **{recipe.__name__: recipe for recipe in RELEASED},
 }
+
+
+def check(recipe: RecaRecipe, execution: ExecutionConfig) -> None:
+    """Refuse, before anything starts, what could only fail after hours of other stages.
+
+    Raises:
+        SettingsError: naming every such field, its value and the mend.
+    """
+    problems = [*out_of_range(recipe), *out_of_range(execution, "--context ")] or [*_contradictions(recipe, execution)]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _contradictions(recipe: RecaRecipe, execution: ExecutionConfig) -> Iterator[str]:
+    data, training = recipe.data, recipe.training
+    try:
+        task_weights(training)
+    except ValueError as error:
+        yield str(error)
+    if training.batch_size % execution.workers:
+        yield (
+            f"training.batch_size {training.batch_size} cannot be split evenly over {execution.workers} workers; "
+            "choose a multiple, or other --context workers"
+        )
+    sources = {"source": (data.source, "images", data.images)}
+    if training.lambda_i2t > 0:
+        sources["instruction_source"] = (data.instruction_source, "instructions", data.instructions)
+    for name, (source, field, count) in sources.items():
+        if not source:
+            yield f"data.{name} is empty; give the path or URL of a folder of images, or {BUILT_IN}"
+        elif source == BUILT_IN and count < 1:
+            yield f"data.{field} is {count}, which means all of a folder; {BUILT_IN} needs a number of at least 1"
