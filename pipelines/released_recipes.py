@@ -255,8 +255,8 @@ def bagel_7b() -> RecaRecipe:
     --set data.source=s3://bucket/images --context workers=8 --context gpus_per_worker=1`. Hardware: by calculation 137
     GB per GPU for weights, gradients and optimizer state in float32 (trained half 105 GB, frozen rest 32 GB), because
     each worker holds the whole model: no 80 GB card holds that, the authors shard over 6 to 8 of them. Cost in the
-    paper: 27 A100-hours. Encoded pictures take 1.6 MB each. Expected (paper): GenEval 78.8 to 82.4, DPG 84.03 to 85.29, ImgEdit 3.38
-    to 3.75, GEdit-EN 6.94 to 7.27. Not run here: no GPU, no model hub.
+    paper: 27 A100-hours. Encoded pictures take 1.6 MB each. Expected (paper): GenEval 78.8 to 82.4, DPG 84.03 to
+    85.29, ImgEdit 3.38 to 3.75, GEdit-EN 6.94 to 7.27. Not run here: no GPU, no model hub.
     """
     return RecaRecipe(
         name="bagel_7b",
