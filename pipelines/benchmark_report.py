@@ -105,9 +105,14 @@ def page(sections: Sequence[Section], title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = lambda data: f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    environment.filters["data_uri"] = data_uri
     parts = [{"section": s, "tables": list(tables(s)), "notes": notes(s)} for s in sections]
     return environment.get_template(TEMPLATE).render(title=title, parts=parts)
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A picture as a link that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def tables(section: Section) -> Iterator[Table]:

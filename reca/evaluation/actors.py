@@ -1,6 +1,7 @@
 """Work spread over Ray actors that each hold a model: batches in, results out, whichever actor is free."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from reca.config import ExecutionConfig
@@ -35,24 +36,25 @@ def spread(batches: Sequence[T], make: Make[T, R], execution: ExecutionConfig) -
     import ray
 
     count = min(execution.workers, len(batches))
-    remote = ray.remote(_Worker).options(
+    remote: Any = ray.remote(_Worker).options(
         num_cpus=execution.cpus_per_worker,
         num_gpus=execution.gpus_per_worker,
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
     )
-    workers = [remote.remote(make) for _ in range(count)]
-    waiting = iter(batches)
-    pending: dict[Any, Any] = {}
-    for worker in workers * AHEAD:
-        for batch in [b for b in (next(waiting, None),) if b is not None]:
+    workers: list[Any] = [remote.remote(make) for _ in range(count)]
+    waiting, pending = iter(batches), dict[Any, Any]()
+
+    def hand(worker: Any) -> None:
+        for batch in islice(waiting, 1):
             pending[worker.do.remote(batch)] = worker
+
+    for worker in workers * AHEAD:
+        hand(worker)
     try:
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
-            worker = pending.pop(done)
-            if (batch := next(waiting, None)) is not None:
-                pending[worker.do.remote(batch)] = worker
+            hand(pending.pop(done))
             yield ray.get(done)
     finally:
         for worker in workers:

@@ -9,7 +9,6 @@ from reca.evaluation.geneval import Prompt
 from reca.evaluation.prompt_files import read_dpgbench, read_geneval
 from reca.evaluation.run_config import Reading
 
-
 SHAPES: Mapping[str, tuple[Any, Any]] = {
     "geneval": (Prompt, geneval_benchmark.Seen),
     "dpgbench": (dpgbench.Asked, dpgbench.Seen),

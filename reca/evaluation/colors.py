@@ -40,7 +40,7 @@ class ColorReader:
     """
 
     def __init__(self, clip: CLIPModel, tokenizer: Any) -> None:
-        self.clip = clip.eval()
+        self.clip = cast("Any", clip.eval())
         self.tokenizer = tokenizer
         self.classifier = lru_cache(maxsize=None)(self._classifier)
 
@@ -109,4 +109,4 @@ def clip_pixels(picture: Image.Image, side: int) -> Tensor:
     sized = picture.resize((int(side * width / short), int(side * height / short)), Image.Resampling.BICUBIC)
     left, top = (round((edge - side) / 2) for edge in sized.size)
     pixels = np.asarray(sized.crop((left, top, left + side, top + side)).convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(DEVIATION)).permute(2, 0, 1)
+    return torch.from_numpy((pixels - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)).permute(2, 0, 1)

@@ -36,6 +36,11 @@ FLOOR = 0.1
 """Detections with a lower score are not reported; GenEval's thresholds are 0.3 and 0.9."""
 
 
+def labels_of(config: Mask2FormerConfig) -> int:
+    """Number of classes."""
+    return int(cast("Any", config).num_labels)
+
+
 class DetectorNetwork(Mask2FormerPreTrainedModel):
     """Mask2Former with its class head and without the training loss, whose constructor asks for scipy.
 
@@ -47,7 +52,7 @@ class DetectorNetwork(Mask2FormerPreTrainedModel):
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__(config)
         self.model = Mask2FormerModel(config)
-        self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
+        self.class_predictor = nn.Linear(config.hidden_dim, labels_of(config) + 1)
         self.post_init()
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +125,7 @@ class Detector:
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return int(self.network.config.num_labels)
+        return labels_of(self.network.config)
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[Found]:

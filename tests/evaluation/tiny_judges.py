@@ -4,7 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, Mask2FormerConfig, SwinConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    Mask2FormerConfig,
+    PreTrainedTokenizerFast,
+    SwinConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from reca.evaluation.detector import DetectorNetwork
 
@@ -59,3 +75,49 @@ def save_names(path: Path, names: Sequence[str]) -> Path:
     """One class word a line."""
     path.write_text("\n".join(names) + "\n")
     return path
+
+
+VLM_WORDS = (
+    *("<unk>", "<s>", "</s>", "<image>", "<pad>", "yes", "no", "Yes", "No", "USER", "ASSISTANT", ":", "?", "."),
+    *("is", "there", "a", "red", "cat", "dog", "Answer", "or"),
+)
+CHAT = (
+    "{% for m in messages %}USER : {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}"
+    "{{ c['text'] }}{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+)
+
+
+def save_vlm(folder: Path, seed: int = 0) -> Path:
+    """LLaVA with a tokenizer of a few words."""
+    words = Tokenizer(WordLevel({word: number for number, word in enumerate(VLM_WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        tokenizer=tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    )
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**size, num_hidden_layers=2, image_size=32, patch_size=16),
+        text_config=LlamaConfig(
+            **size, vocab_size=len(VLM_WORDS), num_hidden_layers=1, max_position_embeddings=64, pad_token_id=4
+        ),
+        image_token_index=VLM_WORDS.index("<image>"),
+        vision_feature_layer=-2,
+    )
+    torch.manual_seed(seed)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
