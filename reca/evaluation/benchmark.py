@@ -5,19 +5,15 @@ official one, is computed from the records alone. Strict is the default: what ca
 and shown, and never gets a number. `official` totals repeat what the published scripts answer, quirks included.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TextIO, TypeVar, cast
+from typing import Any, ClassVar, Generic
 
-import fsspec
 import msgspec
 
+from reca.evaluation.records import A, BenchmarkError, Item, Record, S
 from reca.evaluation.statistics import OVERALL, Estimate, clustered, clustered_differences
-
-A = TypeVar("A")
-S = TypeVar("S")
 
 Values = dict[str, dict[str, list[float]]]
 """Group -> item -> one value for each scored picture."""
@@ -26,52 +22,22 @@ Figures = dict[str, dict[str, float | None]]
 """Measure -> group -> value; None where the script gives none."""
 
 
-class BenchmarkError(ValueError):
-    """Input of a benchmark that cannot be used; the message names it and the mend."""
+Table = dict[str, dict[str, Estimate | None]]
+"""Measure -> group -> estimate, groups in the official order; None where a group holds no scored picture."""
 
 
-class Item(msgspec.Struct, Generic[A], frozen=True):
-    """One thing to draw or to edit.
-
-    Attributes:
-        key: unique in the benchmark; the published id where there is one.
-        group: task, edit type or category, as published.
-        prompt: text given to the model: a prompt or an edit instruction.
-        asked: what the rules need to know.
-        pictures: paths of the expected pictures in the published folder layout, one for each sample.
-        source: path of the picture to edit, relative to the folder of source pictures; None when nothing is edited.
-    """
-
-    key: str
-    group: str
-    prompt: str
-    asked: A
-    pictures: tuple[str, ...]
-    source: str | None = None
-
-
-class Record(msgspec.Struct, Generic[A, S], frozen=True):
-    """One picture of one item.
+class Differences(msgspec.Struct, frozen=True):
+    """Two sets of records compared, after - before.
 
     Attributes:
-        item: key of the item.
-        sample: number of the picture among those of its item, from 0.
-        group: group of the item.
-        asked: what was asked.
-        seen: what the judge saw or said, unchanged.
-        scores: what was decided, by measure; empty when unscored.
-        why: reasons and remarks.
-        unscored: why there is no score; None when there is one.
+        tables: paired differences with 95 % intervals over prompts; no `overall` where a group is empty.
+        pictures: pictures that are scored on both sides.
+        left_out: pictures that are not, of either side.
     """
 
-    item: str
-    sample: int
-    group: str
-    asked: A
-    seen: S
-    scores: dict[str, float] = {}
-    why: tuple[str, ...] = ()
-    unscored: str | None = None
+    tables: Table
+    pictures: int
+    left_out: int
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -90,11 +56,12 @@ class Totals(msgspec.Struct, frozen=True):
         unscored: records without a score.
         missing: expected pictures without a record.
         notes: what a reader of the numbers must know.
+        settings: how the pictures were made: model, seed, guidance, steps, resolution.
     """
 
     benchmark: str
     judge: str
-    strict: dict[str, dict[str, Estimate | None]]
+    strict: Table
     official: Figures
     headline: str
     floor: float | None
@@ -103,6 +70,7 @@ class Totals(msgspec.Struct, frozen=True):
     unscored: int
     missing: int
     notes: tuple[str, ...]
+    settings: dict[str, str | int | float]
 
     @property
     def complete(self) -> bool:
@@ -137,6 +105,8 @@ class Benchmark(ABC, Generic[A, S]):
     """Judges whose numbers the benchmark publishes, the first one by default."""
     published: ClassVar[int]
     """Items of the published set."""
+    without_overall: ClassVar[frozenset[str]] = frozenset()
+    """Measures whose groups have no mean of their own."""
 
     @property
     @abstractmethod
@@ -175,16 +145,23 @@ class Benchmark(ABC, Generic[A, S]):
         part = "" if len(self.items) == self.published else f", {len(self.items):,} of {self.published:,} items"
         return f"{self.name}, {self.edition}{part}" + ("" if complete else ", incomplete")
 
-    def totals(self, records: Sequence[Record[A, S]], judge: str, resamples: int = 2000) -> Totals:
+    def totals(
+        self,
+        records: Sequence[Record[A, S]],
+        judge: str,
+        resamples: int = 2000,
+        settings: Mapping[str, str | int | float] | None = None,
+    ) -> Totals:
         """Totals of a set of records.
 
         Args:
             records: in any order, at most one for each expected picture.
             judge: name of the judge that saw the pictures.
             resamples: bootstrap resamples.
+            settings: how the pictures were made.
 
         Raises:
-            BenchmarkError: on a record of an unknown item or sample, or two records of one picture.
+            BenchmarkError: on a record of an unknown picture or of another prompt, or two records of one picture.
         """
         self._check(records)
         expected = sum(len(item.pictures) for item in self.items)
@@ -204,12 +181,13 @@ class Benchmark(ABC, Generic[A, S]):
             unscored=unscored,
             missing=missing,
             notes=(*self._notes(records, judge, missing), *self.remarks(records)),
+            settings=dict(settings or {}),
         )
 
     def differences(
         self, before: Sequence[Record[A, S]], after: Sequence[Record[A, S]], resamples: int = 2000
-    ) -> dict[str, dict[str, Estimate]]:
-        """Paired differences after - before, by measure and group, over the pictures that are scored on both sides.
+    ) -> Differences:
+        """Paired differences after - before over the pictures that are scored on both sides.
 
         Raises:
             BenchmarkError: when no picture is scored on both sides, or a set of records is faulty.
@@ -220,23 +198,30 @@ class Benchmark(ABC, Generic[A, S]):
         both = scored[0] & scored[1]
         if not both:
             raise BenchmarkError(f"{self.name}: no picture is scored on both sides; score both on the same items")
-        sides = [self.values([r for r in side if (r.item, r.sample) in both]) for side in (before, after)]
-        return {
-            measure: clustered_differences(values, sides[1][measure], resamples, weights=self._weights(measure, values))
-            for measure, values in sides[0].items()
+        old, new = (self.values([r for r in side if (r.item, r.sample) in both]) for side in (before, after))
+        tables = {
+            measure: clustered_differences(values, new[measure], resamples, weights=self._weights(measure, values))
+            for measure, values in old.items()
             if values
         }
+        left_out = len({(r.item, r.sample) for r in (*before, *after)} - both)
+        return Differences({m: self._shown(m, table) for m, table in tables.items()}, len(both), left_out)
 
-    def _tables(self, values: Mapping[str, Values], resamples: int) -> dict[str, dict[str, Estimate | None]]:
-        tables: dict[str, dict[str, Estimate | None]] = {}
+    def _tables(self, values: Mapping[str, Values], resamples: int) -> Table:
+        tables: Table = {}
         for measure, filled in values.items():
-            groups = self.groups(measure)
-            whole = all(group in filled for group in groups)
             found = clustered(filled, resamples, weights=self._weights(measure, filled)) if filled else {}
-            # A mean over some of the groups would look like the published number and be another one.
-            kept: dict[str, Estimate | None] = {OVERALL: found.get(OVERALL) if whole else None}
-            tables[measure] = kept | {group: found.get(group) for group in groups if group != OVERALL}
+            tables[measure] = self._shown(measure, found)
         return tables
+
+    def _shown(self, measure: str, found: Mapping[str, Estimate]) -> dict[str, Estimate | None]:
+        """All groups in the official order, None for those without a value."""
+        groups = self.groups(measure)
+        if measure in self.without_overall:
+            return {group: found.get(group) for group in groups}
+        # A mean over some of the groups would look like the published number and be another one.
+        whole = found.get(OVERALL) if all(group in found for group in groups) else None
+        return {OVERALL: whole} | {group: found.get(group) for group in groups if group != OVERALL}
 
     def _weights(self, measure: str, values: Values) -> Mapping[str, float] | None:
         weights = self.weights(measure)
@@ -258,18 +243,20 @@ class Benchmark(ABC, Generic[A, S]):
         return Record(item.key, sample, item.group, item.asked, seen, dict(self.least))
 
     def _check(self, records: Sequence[Record[A, S]]) -> None:
-        samples = {item.key: len(item.pictures) for item in self.items}
+        items = {item.key: item for item in self.items}
         met: set[tuple[str, int]] = set()
         for record in records:
-            place = record.item, record.sample
-            if record.sample >= samples.get(record.item, 0):
+            where = f"{self.name}: record of item '{record.item}', sample {record.sample}"
+            item = items.get(record.item)
+            if item is None or record.sample >= len(item.pictures):
                 raise BenchmarkError(
-                    f"{self.name}: record of item '{record.item}', sample {record.sample}, which this set of "
-                    f"{len(samples)} items does not have; use the records' own prompt file"
+                    f"{where}: this set of {len(items)} items has no such picture; use the records' own prompt file"
                 )
-            if place in met:
-                raise BenchmarkError(f"{self.name}: two records of item '{place[0]}', sample {place[1]}; keep one")
-            met.add(place)
+            if record.asked != item.asked:
+                raise BenchmarkError(f"{where}: something else was asked of it; use the records' own prompt file")
+            if (record.item, record.sample) in met:
+                raise BenchmarkError(f"{where}: stands twice; keep one")
+            met.add((record.item, record.sample))
 
     def _notes(self, records: Sequence[Record[A, S]], judge: str, missing: int) -> Iterable[str]:
         if judge not in self.judges:
@@ -293,30 +280,3 @@ def by_group(records: Iterable[Record[Any, Any]], measure: str, groups: Sequence
         if record.unscored is None:
             values[record.group].setdefault(record.item, []).append(record.scores[measure])
     return {group: items for group, items in values.items() if items}
-
-
-def save_records(records: Iterable[Record[Any, Any]], url: str) -> None:
-    """Write records as JSON lines; a float that is not a number is written as `NaN`, as Python's json does."""
-    with fsspec.open(url, "wt", encoding="utf-8") as opened:
-        stream = cast("TextIO", opened)
-        for record in records:
-            stream.write(json.dumps(msgspec.to_builtins(record), ensure_ascii=False) + "\n")
-
-
-def load_records(url: str, asked: type[A], seen: type[S]) -> list[Record[A, S]]:
-    """Read records that `save_records` wrote.
-
-    Raises:
-        BenchmarkError: naming file and line, when it is missing or malformed.
-    """
-    records: list[Record[A, S]] = []
-    try:
-        with fsspec.open(url, "rt", encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    records.append(msgspec.convert(json.loads(line), Record[asked, seen], str_keys=True))
-                except (json.JSONDecodeError, msgspec.ValidationError) as error:
-                    raise BenchmarkError(f"{url}, line {number}: not a record: {error}; score again") from error
-    except OSError as error:
-        raise BenchmarkError(f"{url}: no readable records: {error}") from error
-    return records

@@ -15,7 +15,8 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from reca.evaluation.benchmark import Benchmark, BenchmarkError, Figures, Item, Record, Values
+from reca.evaluation.benchmark import Benchmark, Figures, Values
+from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
 
 SCORE, LEVEL_1, LEVEL_2 = "score", "level 1", "level 2"
@@ -78,6 +79,7 @@ class DPGBench(Benchmark[Asked, Seen]):
     least: ClassVar[Mapping[str, float]] = {SCORE: 0.0}
     judges: ClassVar[tuple[str, ...]] = ("mplug_visual-question-answering_coco_large_en",)
     published: ClassVar[int] = 1065
+    without_overall: ClassVar[frozenset[str]] = frozenset({LEVEL_1, LEVEL_2})
 
     @property
     def edition(self) -> str:

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 
-from reca.evaluation.benchmark import Benchmark, BenchmarkError, Figures, Item, Record, Values, by_group
+from reca.evaluation.benchmark import Benchmark, Figures, Values, by_group
+from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
 
 TYPES = (

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import msgspec
 
-from reca.evaluation.benchmark import Benchmark, Figures, Item, Record, Values, by_group
+from reca.evaluation.benchmark import Benchmark, Figures, Values, by_group
 from reca.evaluation.geneval import TASKS, Detection, Options, Prompt, Verdict, color_of, judge, summarize
+from reca.evaluation.records import Item, Record
 from reca.evaluation.statistics import OVERALL
 
 CORRECT, PICTURES, PROMPTS = "correct", "pictures", "prompts"

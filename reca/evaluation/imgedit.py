@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import msgspec
 
-from reca.evaluation.benchmark import Benchmark, Figures, Item, Record, Values, by_group
+from reca.evaluation.benchmark import Benchmark, Figures, Values, by_group
+from reca.evaluation.records import Item, Record
 from reca.evaluation.statistics import OVERALL
 
 TYPES = ("add", "adjust", "extract", "replace", "remove", "background", "style", "compose", "action")

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from reca.evaluation import dpgbench, gedit, imgedit, wise
-from reca.evaluation.geneval import TASKS, Options, Prompt, Verdict, read_prompts, summarize
+from reca.evaluation.geneval import COLORS, TASKS, Options, Prompt, Verdict, read_prompts, summarize
 from reca.evaluation.geneval_benchmark import Sighting, official_verdict, reca_table
 from reca.evaluation.statistics import OVERALL
 
@@ -87,9 +87,12 @@ def _handler(case: Case) -> Callable[[Case], list[Answer]]:
 
 def geneval_images(case: Case) -> list[Answer]:
     """Verdict, reasons and kept boxes of each picture; boxes to 1e-3, as the case files are rounded."""
-    if unknown := set(case["options"]) - set(OPTION_NAMES):
+    chosen = cast("Mapping[str, Any]", case.get("options", {}))
+    if unknown := set(chosen) - set(OPTION_NAMES):
         raise CaseError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTION_NAMES)}")
-    options = Options(**{OPTION_NAMES[name]: value for name, value in case["options"].items()})
+    if tuple(case["color_order"]) != COLORS:
+        raise CaseError(f"colours in another order than {', '.join(COLORS)}")
+    options = Options(**{OPTION_NAMES[name]: value for name, value in chosen.items()})
     found: list[Answer] = []
     for number, (item, expected) in enumerate(zip(case["inputs"], case["expected"], strict=True)):
         verdict = official_verdict(_prompt(item["metadata"]), _sightings(item), options)
@@ -212,7 +215,7 @@ def wise_scores(case: Case) -> list[Answer]:
     reca = wise.reca_totals(scores)
     ours = "error" if reca is None else {RECA_NAMES.get(name, "Overall"): value for name, value in reca.items()}
     expected = case["expected"]
-    theirs = "error" if "error" in expected["reca"] else expected["reca"]
+    theirs = "error" if "error" in (expected["reca"] or "error") else expected["reca"]
     whole = wise.official_totals(scores)
     counted = [i for i, three in scores.items() if all(isinstance(value, int | float) for value in three)]
     return [
@@ -248,7 +251,7 @@ def _sightings(item: Mapping[str, Any]) -> list[Sighting]:
     """Detections of one picture, numbers in float32 as the detector gives them."""
     found: list[Sighting] = []
     for name, boxes in item["detections"].items():
-        logits = item["color_logits"].get(name, [None] * len(boxes))
+        logits = item.get("color_logits", {}).get(name, [None] * len(boxes))
         for box, colors in zip(boxes, logits, strict=True):
             x1, y1, x2, y2, score = np.asarray(box, dtype=np.float32).tolist()
             found.append(Sighting(name, (x1, y1, x2, y2), score, None if colors is None else tuple(colors)))

@@ -10,7 +10,7 @@ from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
 from PIL import Image, UnidentifiedImageError
 
-from reca.evaluation.benchmark import BenchmarkError, Item
+from reca.evaluation.records import BenchmarkError, Item
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -83,5 +83,7 @@ def read_picture(url: str) -> Image.Image:
         with fsspec.open(url, "rb") as opened:
             data = cast("io.BufferedReader", opened).read()
         return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise BenchmarkError(f"{url}: unreadable picture: of no known format; draw it again") from error
+    except (OSError, ValueError) as error:
         raise BenchmarkError(f"{url}: unreadable picture: {error}; draw it again") from error

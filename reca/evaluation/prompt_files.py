@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from reca.evaluation import gedit, imgedit, wise
-from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.dpgbench import DPGBench, Question, question_of
 from reca.evaluation.geneval import GenEvalError, read_prompts
 from reca.evaluation.geneval_benchmark import GenEval
+from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.tables import decode, read_csv, read_entries, read_records, read_text, some, unique
 
 GENEVAL_SOURCE = "prompts/evaluation_metadata.jsonl of github djghosh13/geneval"

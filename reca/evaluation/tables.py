@@ -11,7 +11,7 @@ import fsspec
 import msgspec
 import pyarrow.parquet as pq
 
-from reca.evaluation.benchmark import BenchmarkError
+from reca.evaluation.records import BenchmarkError
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.picture_files import find_pictures, read_picture
+from reca.evaluation.records import BenchmarkError, Item
 
 ITEMS = [Item(key, "", "", None, tuple(f"{key}/samples/{n:04d}.png" for n in range(2))) for key in ("00000", "00001")]
 

@@ -12,7 +12,6 @@ import pytest
 from goldens import PROMPTS, needs_prompts
 
 from reca.evaluation import gedit, imgedit
-from reca.evaluation.benchmark import BenchmarkError
 from reca.evaluation.geneval import TASKS
 from reca.evaluation.parity_cases import TASK_SIZES
 from reca.evaluation.prompt_files import (
@@ -24,6 +23,7 @@ from reca.evaluation.prompt_files import (
     read_wise,
     read_wise_verified,
 )
+from reca.evaluation.records import BenchmarkError
 
 TABLE = [
     {
