@@ -1,7 +1,8 @@
 """The report of an evaluation on published benchmarks: figures as JSON, tables as Markdown, one self-contained page."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,11 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reca.evaluation.benchmark import Totals
+from reca.evaluation.benchmark import Differences, Totals
 from reca.evaluation.gallery import Shown
 from reca.evaluation.statistics import OVERALL, Estimate
 
 TEMPLATE = "benchmark_template.html.jinja"
-
-Differences = Mapping[str, Mapping[str, Estimate]]
-"""Measure -> group -> second side minus first, with its interval."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,11 @@ class Side:
     Attributes:
         label: its name in the tables.
         totals: its scores.
-        settings: how it was drawn or asked.
         gallery: a few judged pictures.
     """
 
     label: str
     totals: Totals
-    settings: Mapping[str, str]
     gallery: Sequence[Shown] = ()
 
 
@@ -119,18 +115,26 @@ def tables(section: Section) -> Iterator[Table]:
     """The tables of a benchmark: the number with all that must be read beside it, each measure by group, settings."""
     heading = ("", "score", "95 % interval", "official script", "at least", "items", "pictures", "unscored", "missing")
     yield Table("Score", (*heading, "judge"), tuple(_headline(side) for side in section.sides))
-    for measure, groups in section.sides[0].totals.strict.items():
-        yield _measure_table(section, measure, list(groups))
-    names = list(dict.fromkeys(name for side in section.sides for name in side.settings))
+    measures = dict.fromkeys(m for side in section.sides for m in side.totals.strict | side.totals.official)
+    for measure in measures:
+        yield _measure_table(section, measure)
+    names = list(dict.fromkeys(name for side in section.sides for name in side.totals.settings))
     if names:
-        rows = ((name, *(side.settings.get(name, "") for side in section.sides)) for name in names)
+        rows = ((name, *(str(side.totals.settings.get(name, "")) for side in section.sides)) for name in names)
         yield Table("Settings", ("", *(side.label for side in section.sides)), tuple(rows))
 
 
 def notes(section: Section) -> list[str]:
     """What a reader of the numbers must know."""
     several = len(section.sides) > 1
-    return [f"{side.label}: {note}" if several else note for side in section.sides for note in side.totals.notes]
+    lines = [f"{side.label}: {note}" if several else note for side in section.sides for note in side.totals.notes]
+    if section.differences is not None:
+        labels = [side.label for side in section.sides]
+        lines.append(
+            f"differences are {labels[1]} minus {labels[0]}, over {section.differences.pictures:,} pictures that are "
+            f"scored on both sides; {section.differences.left_out:,} are left out"
+        )
+    return lines
 
 
 def _side_summary(side: Side) -> dict[str, Any]:
@@ -140,7 +144,6 @@ def _side_summary(side: Side) -> dict[str, Any]:
         "score": totals.score(),
         "official_score": totals.score(official=True),
         "complete": totals.complete,
-        "settings": dict(side.settings),
         **msgspec.to_builtins(totals),
     }
 
@@ -151,7 +154,7 @@ def _headline(side: Side) -> tuple[str, ...]:
     counts = (totals.items, totals.pictures, totals.unscored, totals.missing)
     return (
         side.label,
-        _number(None if estimate is None else estimate.value),
+        _value(estimate),
         _interval(estimate),
         _number(totals.score(official=True)),
         _number(totals.floor),
@@ -160,20 +163,21 @@ def _headline(side: Side) -> tuple[str, ...]:
     )
 
 
-def _measure_table(section: Section, measure: str, groups: Sequence[str]) -> Table:
+def _measure_table(section: Section, measure: str) -> Table:
+    pairs = [(s.totals.strict.get(measure, {}), s.totals.official.get(measure, {})) for s in section.sides]
+    groups = dict.fromkeys(group for strict, official in pairs for group in strict | official)
     heading = ["", "items"]
     for side in section.sides:
         heading += [side.label, "95 % interval", "official script"]
-    found = None if section.differences is None else section.differences.get(measure, {})
+    found = None if section.differences is None else section.differences.tables.get(measure, {})
     if found is not None:
         heading += ["difference", "95 % interval"]
     rows: list[tuple[str, ...]] = []
     for group in groups:
-        sides = [side.totals.strict.get(measure, {}).get(group) for side in section.sides]
-        cells = [group, next((f"{e.prompts:,}" for e in sides if e is not None), "0")]
-        for side, estimate in zip(section.sides, sides, strict=True):
-            official = side.totals.official.get(measure, {}).get(group)
-            cells += [_number(None if estimate is None else estimate.value), _interval(estimate), _number(official)]
+        cells = [group, next((f"{e.prompts:,}" for strict, _ in pairs if (e := strict.get(group)) is not None), "")]
+        for strict, official in pairs:
+            estimate = strict.get(group)
+            cells += [_value(estimate), _interval(estimate), _number(official.get(group))]
         if found is not None:
             change = found.get(group)
             cells += ["" if change is None else f"{change.value:+.3f}", _interval(change)]
@@ -181,8 +185,12 @@ def _measure_table(section: Section, measure: str, groups: Sequence[str]) -> Tab
     return Table(f"By group: {measure}", tuple(heading), tuple(rows))
 
 
+def _value(estimate: Estimate | None) -> str:
+    return _number(None if estimate is None else estimate.value)
+
+
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _interval(estimate: Estimate | None) -> str:

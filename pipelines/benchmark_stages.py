@@ -1,91 +1,25 @@
 """Stages of an evaluation on published benchmarks. Bodies import what they need: no torch, no ray at import."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts import Checkpoint, Trained
-from pipelines.dsl import Artifact, External, Resources, StageContext, stage
+from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Drawn, Judged, Totalled
+from pipelines.dsl import External, Resources, StageContext, stage
 from pipelines.stages import encoders, load_artifact
-from reca.evaluation.run_config import DrawingConfig, Reading
+from reca.evaluation.run_config import DrawingConfig, JudgeConfig, Reading
 
 if TYPE_CHECKING:
+    from reca.evaluation.answering import Examinee
+    from reca.evaluation.benchmark import Benchmark
     from reca.evaluation.geneval_judge import GenEvalJudge
+    from reca.evaluation.picture_files import Pictures
+    from reca.evaluation.records import Record
+    from reca.evaluation.vqa import YesNoJudge
 
 RECORDS, TOTALS, DIFFERENCES = "records.jsonl", "totals.json", "differences.json"
-
-
-@dataclass(frozen=True)
-class Drawn(Artifact):
-    """Pictures in a benchmark's published folder layout.
-
-    Attributes:
-        benchmark: name of the benchmark.
-        pictures: number of pictures.
-        settings: sampler settings, seed and samples, for the report.
-    """
-
-    benchmark: str
-    pictures: int
-    settings: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Judged(Artifact):
-    """One record for each picture or question, `records.jsonl`.
-
-    Attributes:
-        benchmark: name of the benchmark.
-        judge: who judged.
-        records: number of records.
-        unscored: how many of them have no score.
-        settings: what was judged, for the report.
-    """
-
-    benchmark: str
-    judge: str
-    records: int
-    unscored: int
-    settings: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Totalled(Artifact):
-    """All totals of a benchmark, `totals.json` (`reca.evaluation.benchmark.Totals`).
-
-    Attributes:
-        benchmark: name of the benchmark.
-        score: its number; None when there is none.
-    """
-
-    benchmark: str
-    score: float | None
-
-
-@dataclass(frozen=True)
-class Compared(Artifact):
-    """Paired differences of two sides, `differences.json`: measure -> group -> estimate.
-
-    Attributes:
-        benchmark: name of the benchmark.
-        difference: of the headline, second minus first; None when it could not be formed.
-    """
-
-    benchmark: str
-    difference: float | None
-
-
-@dataclass(frozen=True)
-class BenchmarkReport(Artifact):
-    """`summary.json`, `tables.md` and `report.html`.
-
-    Attributes:
-        scores: the number of each benchmark, by side and benchmark; None where there is none.
-    """
-
-    scores: dict[str, float | None]
 
 
 @stage(resources=Resources(cpus=0), claims=encoders)
@@ -131,9 +65,7 @@ def judge_geneval(
     batch: int,
 ) -> Judged:
     """See the objects and colours of every picture and decide by GenEval's rules; finished batches are kept."""
-    from reca.evaluation.benchmark import save_records
     from reca.evaluation.catalog import SHAPES, read_benchmark
-    from reca.evaluation.gallery import save_gallery
     from reca.evaluation.geneval_judge import check_names, read_names
     from reca.evaluation.looking import look
     from reca.evaluation.picture_files import find_pictures
@@ -144,27 +76,95 @@ def judge_geneval(
     load = partial(load_geneval_judge, detector=detector, clip=clip, names=names, scale=scale)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress)
-    save_records(records, str(ctx.output / RECORDS))
-    save_gallery(bench, records, found, ctx.output)
-    return Judged.of(
-        benchmark="geneval",
-        judge=f"transformers Mask2Former {shown(detector)} and CLIP {shown(clip)}",
-        records=len(records),
-        unscored=sum(record.unscored is not None for record in records),
-        settings=picture_settings(pictures, found.extra),
+    name = f"transformers Mask2Former {shown(detector)} and CLIP {shown(clip)}"
+    return keep_judged(ctx, bench, records, found, reading.benchmark, name, pictures)
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def judge_dpgbench(
+    ctx: StageContext,
+    pictures: Drawn | External,
+    source: External,
+    vlm: External | str,
+    reading: Reading,
+    cell: int,
+    batch: int,
+) -> Judged:
+    """Answer every question of DPG-Bench with a vision-language model; finished batches are kept."""
+    from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.looking import look
+    from reca.evaluation.picture_files import find_pictures
+
+    bench = read_benchmark(reading, source.place)
+    found = find_pictures(picture_place(pictures), bench.items)
+    load = partial(load_vlm, vlm=vlm, batch=batch, cell=cell)
+    work = f"{ctx.work_uri}/records"
+    records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress)
+    return keep_judged(ctx, bench, records, found, reading.benchmark, shown(vlm), pictures)
+
+
+@stage(retries=0)
+def judge_endpoint(
+    ctx: StageContext,
+    pictures: Drawn | External,
+    source: External,
+    prompts: External | None,
+    originals: External | None,
+    reading: Reading,
+    judge: JudgeConfig,
+    cell: int,
+) -> Judged:
+    """Ask a judge behind an OpenAI-compatible endpoint; replies are kept, so what is answered is not asked again."""
+    from reca.evaluation.catalog import read_benchmark
+    from reca.evaluation.endpoint import client_of, judge_all
+    from reca.evaluation.picture_files import find_pictures
+
+    words = prompts.place if prompts else ""
+    bench = read_benchmark(reading, source.place, words)
+    found = find_pictures(picture_place(pictures), bench.items)
+    client = client_of(judge, ctx.execution, f"{ctx.work_uri}/replies")
+    records = judge_all(
+        reading.benchmark, bench, client, found, words, originals.place if originals else "", judge, cell
     )
+    ctx.progress("asked", requests=client.requests, reused=client.reused, cost=client.cost)
+    return keep_judged(ctx, bench, records, found, reading.benchmark, judge.model, pictures)
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def ask(
+    ctx: StageContext,
+    model: Checkpoint | Trained,
+    source: External,
+    images: External,
+    reading: Reading,
+    batch: int,
+    max_new_tokens: int,
+) -> Judged:
+    """Ask a model the questions of an understanding benchmark; finished batches are kept."""
+    from reca.evaluation.answering import question_pictures
+    from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.looking import look
+
+    bench = read_benchmark(reading, source.place)
+    found = question_pictures(bench, images.place)
+    load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens)
+    work = f"{ctx.work_uri}/records"
+    records = look(bench, found, load, (), work, SHAPES[reading.benchmark], ctx.execution, batch, ctx.progress)
+    return keep_judged(ctx, bench, records, found, reading.benchmark, bench.judges[0], None)
 
 
 @stage()
-def total(ctx: StageContext, judged: Judged, source: External, reading: Reading, bootstrap: int) -> Totalled:
+def total(
+    ctx: StageContext, judged: Judged, source: External, prompts: External | None, reading: Reading, bootstrap: int
+) -> Totalled:
     """Form all totals from the records alone."""
     import msgspec
 
     from reca.evaluation.catalog import read_benchmark, read_records
 
-    bench = read_benchmark(reading, source.place)
+    bench = read_benchmark(reading, source.place, prompts.place if prompts else "")
     records = read_records(judged.benchmark, f"{judged.uri}/{RECORDS}")
-    totals = bench.totals(records, judged.judge, bootstrap)
+    totals = bench.totals(records, judged.judge, bootstrap, judged.settings)
     (ctx.output / TOTALS).write_bytes(msgspec.json.format(msgspec.json.encode(totals), indent=1))
     return Totalled.of(benchmark=judged.benchmark, score=totals.score())
 
@@ -175,6 +175,7 @@ def compare(
     before: Judged,
     after: Judged,
     source: External,
+    prompts: External | None,
     reading: Reading,
     bootstrap: int,
 ) -> Compared:
@@ -186,11 +187,11 @@ def compare(
 
     if before.judge != after.judge:
         raise ValueError(f"judged by {before.judge} and by {after.judge}; judge both sides alike")
-    bench = read_benchmark(reading, source.place)
+    bench = read_benchmark(reading, source.place, prompts.place if prompts else "")
     sides = [read_records(side.benchmark, f"{side.uri}/{RECORDS}") for side in (before, after)]
     differences = bench.differences(sides[0], sides[1], bootstrap)
     (ctx.output / DIFFERENCES).write_bytes(msgspec.json.format(msgspec.json.encode(differences), indent=1))
-    headline = differences.get(bench.headline, {}).get(OVERALL)
+    headline = differences.tables.get(bench.headline, {}).get(OVERALL)
     return Compared.of(benchmark=before.benchmark, difference=None if headline is None else headline.value)
 
 
@@ -207,9 +208,8 @@ def report(
     import msgspec
 
     from pipelines.benchmark_report import Section, Side, markdown, page, summary
-    from reca.evaluation.benchmark import Totals
+    from reca.evaluation.benchmark import Differences, Totals
     from reca.evaluation.gallery import load_gallery
-    from reca.evaluation.statistics import Estimate
 
     sections: list[Section] = []
     for first in range(0, len(judged), len(labels)):
@@ -218,14 +218,12 @@ def report(
             Side(
                 label,
                 msgspec.json.decode((t.local() / TOTALS).read_bytes(), type=Totals),
-                j.settings,
                 load_gallery(j.local()),
             )
             for label, j, t in rows
         )
         found = [c for c in compared if c.benchmark == judged[first].benchmark]
-        kind = dict[str, dict[str, Estimate]]
-        changes = [msgspec.json.decode((c.local() / DIFFERENCES).read_bytes(), type=kind) for c in found]
+        changes = [msgspec.json.decode((c.local() / DIFFERENCES).read_bytes(), type=Differences) for c in found]
         sections.append(Section(judged[first].benchmark, sides, changes[0] if changes else None))
     title = f"Benchmarks: {name}"
     (ctx.output / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary(sections)), indent=1))
@@ -234,6 +232,47 @@ def report(
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
     ctx.progress(", ".join(f"{name} {value}" for name, value in scores.items()))
     return BenchmarkReport.of(scores=scores)
+
+
+def keep_judged(
+    ctx: StageContext,
+    bench: "Benchmark[Any, Any]",
+    records: "Sequence[Record[Any, Any]]",
+    found: "Pictures",
+    benchmark: str,
+    judge: str,
+    pictures: Drawn | External | None,
+) -> Judged:
+    """Write records and gallery; `pictures` is None where a model answered questions about given ones."""
+    from reca.evaluation.gallery import save_gallery
+    from reca.evaluation.records import save_records
+
+    save_records(records, str(ctx.output / RECORDS))
+    settings: dict[str, str] = {}
+    if pictures is not None:
+        save_gallery(bench, records, found, ctx.output)
+        settings = picture_settings(pictures, found.extra)
+    return Judged.of(
+        benchmark=benchmark,
+        judge=judge,
+        records=len(records),
+        unscored=sum(record.unscored is not None for record in records),
+        settings=settings,
+    )
+
+
+def load_vlm(device: str, vlm: External | str, batch: int, cell: int) -> "YesNoJudge":
+    """Load a vision-language model on whichever node this runs."""
+    from reca.evaluation.vqa import YesNoJudge
+
+    return YesNoJudge.load(local_place(vlm), device, batch, cell)
+
+
+def load_examinee(device: str, model: Checkpoint | Trained, batch: int, max_new_tokens: int) -> "Examinee":
+    """Load a model that is asked questions on whichever node this runs."""
+    from reca.evaluation.answering import Examinee
+
+    return Examinee(partial(load_artifact, model), device, batch, max_new_tokens)
 
 
 def load_geneval_judge(

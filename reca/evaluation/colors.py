@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 
-from reca.evaluation.benchmark import BenchmarkError
 from reca.evaluation.geneval import COLORS
+from reca.evaluation.records import BenchmarkError
 
 CAPTIONS = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 

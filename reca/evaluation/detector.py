@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import Mask2FormerConfig, Mask2FormerModel
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreTrainedModel
 
-from reca.evaluation.benchmark import BenchmarkError
+from reca.evaluation.records import BenchmarkError
 
 MOST = 100
 """Detections of a picture: the best pairs of query and class (mmdet's `max_per_image`)."""

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from reca.evaluation.benchmark import Benchmark, BenchmarkError, Record
+from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.picture_files import Pictures, read_picture
+from reca.evaluation.records import BenchmarkError, Record
 
 SHOWN = 12
 SIDE = 192

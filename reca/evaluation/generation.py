@@ -23,10 +23,11 @@ from torch import Tensor
 
 from reca.config import ExecutionConfig, SamplingConfig
 from reca.evaluation.actors import spread
-from reca.evaluation.benchmark import Benchmark, BenchmarkError
+from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.geneval import Prompt
 from reca.evaluation.picture_files import find_pictures
+from reca.evaluation.records import BenchmarkError
 from reca.evaluation.run_config import DrawingConfig
 
 SETTINGS = "drawing.json"

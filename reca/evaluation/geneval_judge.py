@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
-from reca.evaluation.benchmark import BenchmarkError
 from reca.evaluation.colors import ColorReader, cutout
 from reca.evaluation.detector import SCALE, Detector, Found
 from reca.evaluation.geneval import Detection, Options, Prompt, keep
 from reca.evaluation.geneval_benchmark import Seen, Sighting
+from reca.evaluation.records import BenchmarkError
 from reca.evaluation.tables import read_text
 
 DETECTOR = "facebook/mask2former-swin-small-coco-instance"

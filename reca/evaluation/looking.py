@@ -17,9 +17,10 @@ from PIL import Image
 
 from reca.config import ExecutionConfig
 from reca.evaluation.actors import spread
-from reca.evaluation.benchmark import Benchmark, BenchmarkError, Item, Record, load_records
+from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.picture_files import Pictures, read_picture
+from reca.evaluation.records import BenchmarkError, Item, Record, load_records
 
 A = TypeVar("A")
 S = TypeVar("S")

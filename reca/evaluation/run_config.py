@@ -4,8 +4,9 @@ Prompt files, question tables and weights are given by path, URL or hub id; noth
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from reca.config import ModelConfig, SamplingConfig
+from reca.config import ExecutionConfig, ModelConfig, SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,12 @@ class Reading:
     Attributes:
         benchmark: its short name, such as `geneval`.
         samples: pictures of each item.
-        long_prompts: GenEval: whether the file holds the rewritten prompts.
+        edition: GenEval `long`; DPG-Bench `grid`; WISE `rewritten` or `verified`; GEdit `en` or `cn`; else empty.
     """
 
     benchmark: str
     samples: int = 1
-    long_prompts: bool = False
+    edition: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,26 +67,43 @@ class GenEvalConfig:
 
 
 @dataclass(frozen=True)
-class EndpointConfig:
-    """A judge behind an OpenAI-compatible endpoint; its key is read from the environment.
+class JudgeConfig:
+    """Which model behind an endpoint judges; where the endpoint is, is context (`JudgingExecution`).
 
     Attributes:
-        base_url: up to and without `/chat/completions`.
-        model: name that the endpoint knows.
-        key_variable: environment variable that holds the key; empty when the endpoint wants none.
+        model: name that the endpoint knows; part of every number.
+        temperature: of a reply; None leaves it to the endpoint.
+        max_tokens: most tokens of a reply.
+        turns: times a judge is asked when its reply cannot be read.
+    """
+
+    model: str = ""
+    temperature: float | None = None
+    max_tokens: int = 1400
+    turns: int = 2
+
+
+@dataclass(frozen=True)
+class JudgingExecution(ExecutionConfig):
+    """Where and how an evaluation runs, judges behind an endpoint included: context, never identity.
+
+    Attributes:
+        base_url: address of an OpenAI-compatible endpoint, up to and without `/chat/completions`.
+        key_variable: environment variable that holds its key; empty when it wants none.
         concurrency: requests under way at once.
         most_cost: spending cap; 0 for none. Needs the prices.
         price_in: price of a million tokens asked.
         price_out: price of a million tokens replied.
+        replies: folder (path or fsspec URL) that keeps replies for later runs; empty keeps them until a stage is done.
     """
 
     base_url: str = ""
-    model: str = ""
     key_variable: str = "OPENAI_API_KEY"
     concurrency: int = 8
     most_cost: float = 0.0
     price_in: float = 0.0
     price_out: float = 0.0
+    replies: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,19 +112,69 @@ class DPGBenchConfig:
 
     Attributes:
         questions: `dpg_bench.csv`, or a table of the same columns.
-        judge: transformers' vision-language model that answers the questions: folder or hub id. Empty takes `endpoint`.
-        endpoint: judge that is asked instead of a model of our own.
-        judge_batch: questions asked at once.
+        vlm: transformers' vision-language model that answers the questions: folder or hub id. Empty asks `judge.model`.
+        cell: side in pixels of a sample where pictures made elsewhere hold four as a 2 x 2 grid (ELLA's layout); 0 for
+            one file a sample (RecA's).
+        judge_batch: pictures, and questions, looked at together.
         samples: pictures of each item.
         drawing: how pictures are drawn.
     """
 
     questions: str = ""
-    judge: str = ""
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    vlm: str = ""
+    cell: int = 0
     judge_batch: int = 16
     samples: int = 4
     drawing: DrawingConfig = field(default_factory=DrawingConfig)
+
+
+@dataclass(frozen=True)
+class WISEConfig:
+    """WISE (arXiv 2503.07265), judged behind an endpoint.
+
+    Attributes:
+        prompts: folder with the three published files of an edition, or one file with all prompts.
+        edition: empty for the first; `rewritten` prompts; `verified` (2026).
+        judge_prompt: text file with the place-holders `<prompt>` and `<explanation>`.
+        drawing: how pictures are drawn, one for each prompt.
+    """
+
+    prompts: str = ""
+    edition: Literal["", "rewritten", "verified"] = ""
+    judge_prompt: str = ""
+    drawing: DrawingConfig = field(default_factory=DrawingConfig)
+
+
+@dataclass(frozen=True)
+class ImgEditConfig:
+    """ImgEdit-Bench Basic (arXiv 2505.20275): pictures made elsewhere, judged behind an endpoint.
+
+    Attributes:
+        edits: `basic_edit.json`.
+        judge_prompts: `prompts.json`: judge prompt by edit type.
+        sources: folder of the source pictures.
+    """
+
+    edits: str = ""
+    judge_prompts: str = ""
+    sources: str = ""
+
+
+@dataclass(frozen=True)
+class GEditConfig:
+    """GEdit-Bench (arXiv 2504.17761): pictures made elsewhere, judged behind an endpoint.
+
+    Attributes:
+        records: file with the published records.
+        language: of the instructions.
+        judge_prompts: folder with VIEScore's two prompts, `consistency.txt` and `quality.txt`.
+        sources: folder of the source pictures, in the layout of the edited ones.
+    """
+
+    records: str = ""
+    language: Literal["en", "cn"] = "en"
+    judge_prompts: str = ""
+    sources: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,8 +222,12 @@ class BenchmarkRecipe:
         compare: a second checkpoint of the same family (or a second folder of pictures, with `images`), scored alike;
             the report then holds the paired differences, second minus first.
         bootstrap: resamples over prompts for the 95 % intervals.
+        judge: model behind an endpoint that judges WISE, ImgEdit, GEdit, and DPG-Bench when that names none itself.
         geneval: GenEval.
         dpgbench: DPG-Bench.
+        wise: WISE.
+        imgedit: ImgEdit-Bench.
+        gedit: GEdit-Bench.
         pope: POPE.
         mme: MME.
     """
@@ -166,7 +238,11 @@ class BenchmarkRecipe:
     images: str = ""
     compare: str = ""
     bootstrap: int = 2000
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     geneval: GenEvalConfig = field(default_factory=GenEvalConfig)
     dpgbench: DPGBenchConfig = field(default_factory=DPGBenchConfig)
+    wise: WISEConfig = field(default_factory=WISEConfig)
+    imgedit: ImgEditConfig = field(default_factory=ImgEditConfig)
+    gedit: GEditConfig = field(default_factory=GEditConfig)
     pope: POPEConfig = field(default_factory=POPEConfig)
     mme: MMEConfig = field(default_factory=MMEConfig)

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from reca.evaluation.benchmark import BenchmarkError
 from reca.evaluation.dpgbench import NO, YES, Asked, Seen
+from reca.evaluation.records import BenchmarkError
 
 INSTRUCTION = "{question} Answer yes or no."
 """What the judge is told; the published judge gets the question alone."""
@@ -28,17 +28,17 @@ class YesNoJudge:
         model: an image-text-to-text model, in evaluation mode.
         processor: its processor, with a chat template.
         batch_size: questions asked at once.
-        grid: whether a picture holds four samples, as a 2 x 2 grid.
+        cell: side in pixels of a sample where a picture holds four as a 2 x 2 grid; 0 where it holds one.
     """
 
-    def __init__(self, model: Any, processor: Any, batch_size: int = 16, grid: bool = False) -> None:
-        self.model, self.processor, self.batch_size, self.grid = model.eval(), processor, batch_size, grid
+    def __init__(self, model: Any, processor: Any, batch_size: int = 16, cell: int = 0) -> None:
+        self.model, self.processor, self.batch_size, self.cell = model.eval(), processor, batch_size, cell
         # The answer's token follows the last column, so shorter questions are filled up on the left.
         processor.tokenizer.padding_side = "left"
         self.yes, self.no = answer_tokens(processor.tokenizer)
 
     @classmethod
-    def load(cls, place: str, device: str = "cpu", batch_size: int = 16, grid: bool = False) -> Self:
+    def load(cls, place: str, device: str = "cpu", batch_size: int = 16, cell: int = 0) -> Self:
         """Read a model and its processor: a folder or a hub id.
 
         Raises:
@@ -53,11 +53,11 @@ class YesNoJudge:
             ) from error
         if getattr(processor, "chat_template", None) is None:
             raise BenchmarkError(f"{place}: its processor has no chat template; give a chat model")
-        return cls(model.to(device), processor, batch_size, grid)
+        return cls(model.to(device), processor, batch_size, cell)
 
     def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Seen]:
         """Answers by question for each cell of each picture."""
-        cells = [cells_of(picture) if self.grid else (picture,) for picture in pictures]
+        cells = [cells_of(picture, self.cell) if self.cell else (picture,) for picture in pictures]
         rows = [
             (row, number, question.id, cell, question.text)
             for row, questions in enumerate(asked)
@@ -123,8 +123,7 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return yes, no
 
 
-def cells_of(picture: Image.Image) -> tuple[Image.Image, ...]:
-    """The four samples of a 2 x 2 grid: top left, top right, bottom left, bottom right."""
-    width, height = picture.width // 2, picture.height // 2
-    corners = [(left, top) for top in (0, height) for left in (0, width)]
-    return tuple(picture.crop((left, top, left + width, top + height)) for left, top in corners)
+def cells_of(picture: Image.Image, side: int) -> tuple[Image.Image, ...]:
+    """The four square samples of a 2 x 2 grid: top left, top right, bottom left, bottom right."""
+    corners = [(left, top) for top in (0, side) for left in (0, side)]
+    return tuple(picture.crop((left, top, left + side, top + side)) for left, top in corners)

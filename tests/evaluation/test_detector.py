@@ -10,8 +10,8 @@ from tiny_judges import save_detector
 from torch import Tensor
 from torch.nn import functional
 
-from reca.evaluation.benchmark import BenchmarkError
 from reca.evaluation.detector import Detector, DetectorNetwork, fitted, padded, read_logits, tight_boxes
+from reca.evaluation.records import BenchmarkError
 
 SIZES = ((64, 96), (60, 90), (20, 30))
 

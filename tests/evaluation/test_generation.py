@@ -18,11 +18,11 @@ from torch import Tensor
 
 from reca.config import ExecutionConfig, SamplingConfig
 from reca.evaluation import generation
-from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.generation import Painter, draw, drawings, picture_seed
 from reca.evaluation.geneval import Prompt, Requirement
 from reca.evaluation.imgedit import Edit, ImgEditUGE
 from reca.evaluation.prompt_files import read_geneval
+from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.run_config import DrawingConfig
 from reca.models.showo.model import ShowoModel
 

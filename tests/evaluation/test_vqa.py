@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from tiny_judges import VLM_WORDS, save_clip, save_vlm
 
-from reca.evaluation.benchmark import BenchmarkError, Item
 from reca.evaluation.dpgbench import DPGBench, Question
+from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.vqa import YesNoJudge, answer_tokens, cells_of
 
 QUESTIONS = ("is there a cat ?", "is there a red dog ?", "a cat ?", "is there a dog or a cat ?")
@@ -29,9 +29,14 @@ def pictures(count: int, side: int = 40) -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> YesNoJudge:
-    loaded = YesNoJudge.load(str(save_vlm(tmp_path_factory.mktemp("vlm"), seed=5)), batch_size=3)
+    loaded = YesNoJudge.load(str(save_vlm(tmp_path_factory.mktemp("vlm"), seed=18)), batch_size=3)
     with torch.no_grad():
+        # A fresh network hardly looks beyond its last token; one that does says yes to some and no to others.
         loaded.model.lm_head.weight *= 50
+        loaded.model.model.multi_modal_projector.linear_2.weight *= 30
+        for layer in loaded.model.model.language_model.layers:
+            layer.self_attn.v_proj.weight *= 30
+            layer.self_attn.o_proj.weight *= 30
     return loaded
 
 
@@ -69,8 +74,8 @@ def test_a_grid_is_asked_cell_by_cell(judge: YesNoJudge) -> None:
     grid = Image.new("RGB", (80, 80))
     for corner, place in zip(corners, ((0, 0), (40, 0), (0, 40), (40, 40)), strict=True):
         grid.paste(corner, place)
-    assert [np.asarray(cell).tolist() for cell in cells_of(grid)] == [np.asarray(c).tolist() for c in corners]
-    by_cell = YesNoJudge(judge.model, judge.processor, batch_size=5, grid=True).see([asked(QUESTIONS)], [grid])[0]
+    assert [np.asarray(cell).tolist() for cell in cells_of(grid, 40)] == [np.asarray(c).tolist() for c in corners]
+    by_cell = YesNoJudge(judge.model, judge.processor, batch_size=5, cell=40).see([asked(QUESTIONS)], [grid])[0]
     assert by_cell == tuple(judge.see([asked(QUESTIONS)], [corner])[0][0] for corner in corners)
 
 
