@@ -7,6 +7,7 @@ mend. The key is read from the environment, sent to the endpoint, and put nowher
 
 import asyncio
 import base64
+import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -117,6 +118,18 @@ class _BusyError(Exception):
         self.wait_s, self.unreachable = wait_s, unreachable
 
 
+def wait_before(config: JudgeConfig, attempt: int, asked_s: float, share: float) -> float:
+    """Seconds to wait before an attempt.
+
+    Args:
+        config: first and longest wait.
+        attempt: 1 for the second attempt; the wait doubles each time.
+        asked_s: what the endpoint asked for (`Retry-After`); never less, but at most the longest wait.
+        share: 0.5 to 1, so that requests that failed together do not come again together.
+    """
+    return min(config.most_wait_s, max(asked_s, config.first_wait_s * 2 ** (attempt - 1) * share))
+
+
 class JudgeClient:
     """Asks questions, keeps replies, counts requests and cost.
 
@@ -130,7 +143,7 @@ class JudgeClient:
         cost: money spent, by the configured prices.
 
     Raises:
-        JudgeError: when the key's variable is not set, or a cap is set without prices.
+        JudgeError: when the key's variable is not set, a cap is set without prices, or nothing could ever be asked.
     """
 
     def __init__(self, config: JudgeConfig, cache: str) -> None:
@@ -144,6 +157,8 @@ class JudgeClient:
             )
         if config.most_cost is not None and not config.price_in + config.price_out > 0:
             raise JudgeError("a spending cap needs the prices of a million tokens; give price_in and price_out")
+        if config.concurrency < 1 or config.attempts < 1:
+            raise JudgeError(f"concurrency {config.concurrency}, attempts {config.attempts}: both must be at least 1")
         self._under_way, self._dearest = 0, 0.0
 
     def run(self, jobs: Iterable[J], work: Callable[["Asker", J], Awaitable[R]]) -> list[R]:
@@ -171,6 +186,7 @@ class JudgeClient:
                     results[number] = await work(asker, job)
                 except JudgeError as error:
                     stopped.append(error)
+                    asker.stop.set()
                 if stopped:
                     return
 
@@ -248,12 +264,16 @@ class Asker:
     Args:
         client: the judge.
         session: open connections with the key in their headers.
+
+    Attributes:
+        stop: set when the run is over; nobody waits any longer.
     """
 
     def __init__(self, client: JudgeClient, session: aiohttp.ClientSession) -> None:
         self._client, self._session = client, session
         self._locks: dict[str, asyncio.Lock] = {}
         self._settled = asyncio.Event()
+        self.stop = asyncio.Event()
 
     async def ask(self, question: Question) -> str:
         """The judge's reply, kept or new.
@@ -264,7 +284,8 @@ class Asker:
         """
         digest = self._client.digest(question)
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            if (kept := self._client.cache.get(digest)) is not None:
+            # In a thread: the cache may be far away.
+            if (kept := await asyncio.to_thread(self._client.cache.get, digest)) is not None:
                 self._client.reused += 1
                 return kept.text
             return (await self._insist(question, digest)).text
@@ -272,12 +293,14 @@ class Asker:
     async def _insist(self, question: Question, digest: str) -> Reply:
         config = self._client.config
         jitter = random.Random(digest)
-        wait_s, last = config.first_wait_s, _BusyError("not asked")
+        last = _BusyError("not asked")
         for attempt in range(config.attempts):
             if attempt:
-                pause = min(config.most_wait_s, max(last.wait_s, wait_s * jitter.uniform(0.5, 1.0)))
-                await asyncio.sleep(pause)
-                wait_s *= 2
+                pause = wait_before(config, attempt, last.wait_s, jitter.uniform(0.5, 1.0))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.stop.wait(), pause)
+            if self.stop.is_set():
+                raise NoReplyError("the run was stopped")
             try:
                 return await self._request(question, digest)
             except _BusyError as error:
@@ -294,7 +317,7 @@ class Asker:
         reply: Reply | None = None
         try:
             reply = await self._post(question)
-            self._client.cache.put(digest, reply)
+            await asyncio.to_thread(self._client.cache.put, digest, reply)
             return reply
         finally:
             self._client.settle(reply)
@@ -303,7 +326,9 @@ class Asker:
     async def _post(self, question: Question) -> Reply:
         url = f"{self._client.config.base_url.rstrip('/')}/chat/completions"
         try:
-            async with self._session.post(url, json=self._client.payload(question)) as response:
+            # No redirects: the key goes to the configured address only.
+            asked = self._session.post(url, json=self._client.payload(question), allow_redirects=False)
+            async with asked as response:
                 body = await response.read()
                 status, wait = response.status, response.headers.get("Retry-After", "")
         except TimeoutError as error:
@@ -322,6 +347,10 @@ class Asker:
         config, said = self._client.config, self._client.hidden(body.decode(errors="replace"))
         if status in (401, 403):
             raise JudgeError(f"{config.base_url} refuses the key in '{config.key_variable}' (status {status}): {said}")
+        if 300 <= status < 400:
+            raise JudgeError(
+                f"{config.base_url} answers with a redirect (status {status}); give the address it leads to"
+            )
         if status == 404:
             raise JudgeError(f"{config.base_url} knows no model '{config.model}' or no chat completions: {said}")
         if status == 429 and SPENT in said:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def read_text(url: str, source: str) -> str:
     """A whole text file as UTF-8. Raises BenchmarkError when it cannot be read."""
     with _opened(url, source) as stream:
-        return stream.read().decode("utf-8-sig", errors="replace")
+        return stream.read().decode("utf-8-sig")
 
 
 def read_csv(url: str, columns: Sequence[str], source: str) -> list[dict[str, str]]:

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from loopback_judge import LoopbackJudge, completion, cut, loopback_judge, raw, status
 
-from reca.evaluation.judge_client import Asker, JudgeClient, JudgeConfig, JudgeError, NoReplyError, Question
+from reca.evaluation.judge_client import (
+    Asker,
+    JudgeClient,
+    JudgeConfig,
+    JudgeError,
+    NoReplyError,
+    Question,
+    wait_before,
+)
 
 KEY = "sk-very-secret"
 
@@ -95,6 +103,22 @@ def test_busy_and_broken_answers_are_asked_again(trouble: Any, tmp_path: Path) -
         assert run(judge, tmp_path / "other", "a") == ["late"]
 
 
+def test_waits_grow_and_heed_the_endpoint() -> None:
+    told = config("x", first_wait_s=1.0, most_wait_s=20.0)
+    assert [wait_before(told, attempt, 0.0, 1.0) for attempt in (1, 2, 3, 9)] == [1, 2, 4, 20]
+    assert wait_before(told, 3, 0.0, 0.5) == 2
+    assert wait_before(told, 1, 7.0, 0.5) == 7
+    assert wait_before(told, 1, 3600.0, 0.5) == 20
+
+
+def test_a_stopped_run_does_not_wait(tmp_path: Path) -> None:
+    def behave(body: dict[str, Any]) -> Any:
+        return status(503) if body["messages"][0]["content"][0]["text"] == "busy" else status(401, "no")
+
+    with loopback_judge(behave) as judge, pytest.raises(JudgeError, match="refuses the key"):
+        run(judge, tmp_path, "busy", "locked", first_wait_s=1e6, most_wait_s=1e6)
+
+
 def test_a_slow_judge_is_given_up_and_asked_again(tmp_path: Path) -> None:
     with loopback_judge(lambda body: None, lambda body: "at last") as judge:
         assert run(judge, tmp_path, "a", timeout_s=0.2) == ["at last"]
@@ -124,6 +148,7 @@ def test_a_refused_question_is_given_up_alone(tmp_path: Path) -> None:
         (401, f"Incorrect API key provided: {KEY}", r"refuses the key in 'JUDGE_KEY' \(status 401\).*: \*\*\*"),
         (403, "no", "refuses the key"),
         (404, "no such model", "knows no model 'm'"),
+        (308, "moved", "answers with a redirect"),
         (429, '{"error": {"code": "insufficient_quota"}}', "the account is spent"),
     ],
 )
@@ -178,6 +203,8 @@ def test_the_spending_cap_holds(tmp_path: Path) -> None:
         assert client.cost == pytest.approx(0.003 * client.requests)
     with pytest.raises(JudgeError, match="needs the prices"):
         JudgeClient(config("http://x", most_cost=1.0), str(tmp_path))
+    with pytest.raises(JudgeError, match="concurrency 0, attempts 3: both must be at least 1"):
+        JudgeClient(config("http://x", concurrency=0), str(tmp_path))
     with (
         loopback_judge(lambda body: raw('{"choices": [{"message": {"content": "x"}}]}')) as judge,
         pytest.raises(JudgeError, match="reports no token usage"),

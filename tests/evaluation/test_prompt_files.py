@@ -201,6 +201,9 @@ def test_bad_geneval_files_are_named(tmp_path: Path) -> None:
         read_geneval(lines(tmp_path, [{"prompt": "a dog"}]))
     with pytest.raises(BenchmarkError, match="holds no item"):
         read_geneval(text(tmp_path, "\n", "empty.jsonl"))
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(row).encode() + "é".encode("latin-1"))
+    with pytest.raises(BenchmarkError, match=r"latin\.jsonl: cannot be read: 'utf-8' codec"):
+        read_geneval(str(tmp_path / "latin.jsonl"))
 
 
 def test_bad_imgedit_files_are_named(tmp_path: Path) -> None:
