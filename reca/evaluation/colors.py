@@ -52,7 +52,7 @@ class ColorReader:
             BenchmarkError: when it cannot be read or lacks weights.
         """
         try:
-            clip, about = cast("Any", CLIPModel).from_pretrained(place, output_loading_info=True)
+            clip, about = cast("Any", CLIPModel).from_pretrained(place, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError) as error:
             raise BenchmarkError(f"{place}: no readable CLIP checkpoint: {error}; give a folder or a hub id") from error

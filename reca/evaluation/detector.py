@@ -110,7 +110,9 @@ class Detector:
             BenchmarkError: when it cannot be read or lacks weights.
         """
         try:
-            network, about = cast("Any", DetectorNetwork).from_pretrained(place, output_loading_info=True)
+            network, about = cast("Any", DetectorNetwork).from_pretrained(
+                place, dtype=torch.float32, output_loading_info=True
+            )
         except (OSError, ValueError) as error:
             raise BenchmarkError(
                 f"{place}: no readable Mask2Former checkpoint: {error}; give a folder or a hub id"

@@ -1,4 +1,4 @@
-"""POPE (arXiv 2305.10355, github AoiDragon/POPE, MIT): does a model see objects that are not there?
+"""POPE (arXiv 2305.10355, github AoiDragon/POPE): does a model see objects that are not there?
 
 Three sets of questions about COCO pictures, by how the absent objects were chosen. Ours: accuracy of answers that begin
 with yes or no, the mean of the three sets; all else is unscored. The official `evaluate.py` takes every answer for yes
