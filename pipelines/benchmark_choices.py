@@ -7,7 +7,7 @@ from pipelines.artifacts import Checkpoint
 from pipelines.benchmark_artifacts import Drawn, Judged
 from pipelines.benchmark_stages import ask, draw, judge_dpgbench, judge_endpoint, judge_geneval, weights_at
 from pipelines.dsl import External, SettingsError
-from reca.evaluation.run_config import BenchmarkRecipe, DrawingConfig, Reading
+from reca.evaluation.run_config import BenchmarkRecipe, DrawingConfig, GQAConfig, MMEConfig, POPEConfig, Reading
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,30 @@ def pope(recipe: BenchmarkRecipe) -> Chosen:
     config = recipe.pope
     source = needed(config.questions, "pope.questions", "the folder output/coco of github AoiDragon/POPE")
     images = needed(config.images, "pope.images", "the pictures of COCO val2014")
-    return answered(recipe, source, images, Reading("pope"), config.batch_size, config.max_new_tokens)
+    return answered(recipe, source, images, Reading("pope"), config)
 
 
 def mme(recipe: BenchmarkRecipe) -> Chosen:
     """MME: the model answers."""
     config = recipe.mme
     source = needed(config.folder, "mme.folder", "MME_Benchmark_release_version of MME's authors")
-    return answered(recipe, source, source, Reading("mme"), config.batch_size, config.max_new_tokens)
+    return answered(recipe, source, source, Reading("mme"), config)
+
+
+def gqa(recipe: BenchmarkRecipe) -> Chosen:
+    """GQA: the model answers."""
+    config, place = recipe.gqa, "cs.stanford.edu/people/dorarad/gqa"
+    source = needed(config.questions, "gqa.questions", f"testdev_balanced_questions.json from {place}")
+    images = needed(config.images, "gqa.images", f"the pictures from {place}")
+    return answered(recipe, source, images, Reading("gqa"), config)
 
 
 def answered(
-    recipe: BenchmarkRecipe, source: External, images: External, reading: Reading, batch: int, max_new_tokens: int
+    recipe: BenchmarkRecipe,
+    source: External,
+    images: External,
+    reading: Reading,
+    config: POPEConfig | MMEConfig | GQAConfig,
 ) -> Chosen:
     """A benchmark of questions about given pictures.
 
@@ -175,13 +187,13 @@ def answered(
     def judge(side: Side) -> Judged:
         assert side.model is not None  # `recipe.images` is empty
         stage = ask.named(f"ask {reading.benchmark}, {side.label}")
-        return stage(side.model, source, images, reading, batch, max_new_tokens)
+        return stage(side.model, source, images, reading, config.batch_size, config.max_new_tokens, config.suffix)
 
     return Chosen(source, reading, judge)
 
 
 BENCHMARKS: Mapping[str, Callable[[BenchmarkRecipe], Chosen]] = {
-    function.__name__: function for function in (geneval, dpgbench, wise, imgedit, gedit, pope, mme)
+    function.__name__: function for function in (geneval, dpgbench, wise, imgedit, gedit, pope, mme, gqa)
 }
 """Benchmarks by the name that `--benchmarks` takes."""
 

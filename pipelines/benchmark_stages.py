@@ -139,6 +139,7 @@ def ask(
     reading: Reading,
     batch: int,
     max_new_tokens: int,
+    suffix: str,
 ) -> Judged:
     """Ask a model the questions of an understanding benchmark; finished batches are kept."""
     from reca.evaluation.answering import question_pictures
@@ -147,7 +148,7 @@ def ask(
 
     bench = read_benchmark(reading, source.place)
     found = question_pictures(bench, images.place)
-    load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens)
+    load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens, suffix=suffix)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES[reading.benchmark], ctx.execution, batch, ctx.progress)
     return keep_judged(ctx, bench, records, found, reading.benchmark, bench.judges[0], None)
@@ -268,11 +269,11 @@ def load_vlm(device: str, vlm: External | str, batch: int, cell: int) -> "YesNoJ
     return YesNoJudge.load(local_place(vlm), device, batch, cell)
 
 
-def load_examinee(device: str, model: Checkpoint | Trained, batch: int, max_new_tokens: int) -> "Examinee":
+def load_examinee(device: str, model: Checkpoint | Trained, batch: int, max_new_tokens: int, suffix: str) -> "Examinee":
     """Load a model that is asked questions on whichever node this runs."""
     from reca.evaluation.answering import Examinee
 
-    return Examinee(partial(load_artifact, model), device, batch, max_new_tokens)
+    return Examinee(partial(load_artifact, model), device, batch, max_new_tokens, suffix)
 
 
 def load_geneval_judge(

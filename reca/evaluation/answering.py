@@ -11,8 +11,8 @@ from torch import Tensor
 from reca.data.fit import fit
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.picture_files import Pictures
+from reca.evaluation.picture_questions import Answers, Asked
 from reca.evaluation.records import BenchmarkError
-from reca.evaluation.yes_no import Answers, YesNoAsked
 from reca.models.base import Geometry
 
 
@@ -41,17 +41,20 @@ class Examinee:
         device: `cpu` or `cuda`.
         batch_size: questions asked at once.
         max_new_tokens: most tokens of an answer.
+        suffix: added to every question.
     """
 
-    def __init__(self, load: Callable[[], Answering], device: str, batch_size: int, max_new_tokens: int) -> None:
+    def __init__(
+        self, load: Callable[[], Answering], device: str, batch_size: int, max_new_tokens: int, suffix: str = ""
+    ) -> None:
         self.model = cast("Any", load()).to(device).eval()
-        self.device, self.batch_size, self.max_new_tokens = device, batch_size, max_new_tokens
+        self.device, self.batch_size, self.max_new_tokens, self.suffix = device, batch_size, max_new_tokens, suffix
 
-    def see(self, asked: Sequence[YesNoAsked], pictures: Sequence[Image.Image]) -> list[Answers]:
+    def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Answers]:
         """Answers to the questions about each picture."""
         geometry = self.model.geometry
         fitted = [fit(np.array(picture), geometry.size, geometry.fit) for picture in pictures]
-        rows = [(row, question.text) for row, questions in enumerate(asked) for question in questions]
+        rows = [(row, question.text + self.suffix) for row, questions in enumerate(asked) for question in questions]
         answers: list[list[str]] = [[] for _ in asked]
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
@@ -65,7 +68,7 @@ class Examinee:
         return [tuple(row) for row in answers]
 
 
-def question_pictures(bench: Benchmark[YesNoAsked, Answers], folder: str) -> Pictures:
+def question_pictures(bench: Benchmark[Asked, Answers], folder: str) -> Pictures:
     """The picture of each question.
 
     Args:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reca.evaluation import dpgbench, gedit, geneval_benchmark, imgedit, wise, yes_no
+from reca.evaluation import dpgbench, gedit, geneval_benchmark, imgedit, picture_questions, wise
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.geneval import Prompt
+from reca.evaluation.gqa import read_gqa
 from reca.evaluation.mme import read_mme
 from reca.evaluation.pope import read_pope
 from reca.evaluation.prompt_files import (
@@ -25,8 +26,9 @@ SHAPES: Mapping[str, tuple[Any, Any]] = {
     "wise": (wise.Prompt, str),
     "imgedit": (imgedit.Edit, str),
     "gedit": (gedit.Edit, gedit.Replies),
-    "pope": (yes_no.YesNoAsked, yes_no.Answers),
-    "mme": (yes_no.YesNoAsked, yes_no.Answers),
+    "pope": (picture_questions.Asked, picture_questions.Answers),
+    "gqa": (picture_questions.Asked, picture_questions.Answers),
+    "mme": (picture_questions.Asked, picture_questions.Answers),
 }
 """Classes of what is asked and of what is seen, by benchmark."""
 
@@ -61,6 +63,8 @@ def read_benchmark(reading: Reading, place: str, judge_prompts: str = "") -> Ben
             return read_gedit([place], reading.edition)
         case "pope":
             return read_pope(place)
+        case "gqa":
+            return read_gqa(place)
         case "mme":
             return read_mme(place)
         case other:

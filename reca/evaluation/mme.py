@@ -15,10 +15,10 @@ from fsspec.spec import AbstractFileSystem
 
 from reca.evaluation.benchmark import Benchmark, Figures, Values, by_group
 from reca.evaluation.picture_files import SUFFIXES
+from reca.evaluation.picture_questions import UNREAD, Answers, Asked, PictureQuestion, first_word
 from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
 from reca.evaluation.tables import read_text, some
-from reca.evaluation.yes_no import UNREAD, Answers, YesNo, YesNoAsked, first_word
 
 SOURCE = "MME_Benchmark_release_version, which github BradyFU/Awesome-Multimodal-Large-Language-Models gives out"
 
@@ -35,11 +35,11 @@ QUESTION_FOLDER, PICTURE_FOLDER = "questions_answers_YN", "images"
 """Five tasks keep questions and pictures in folders of their own; the others side by side."""
 
 SCORE = "score"
-MMERecord = Record[YesNoAsked, Answers]
+MMERecord = Record[Asked, Answers]
 
 
 @dataclass(frozen=True)
-class MME(Benchmark[YesNoAsked, Answers]):
+class MME(Benchmark[Asked, Answers]):
     """Fourteen tasks; an item is a picture with its two questions."""
 
     name: ClassVar[str] = "MME"
@@ -61,7 +61,7 @@ class MME(Benchmark[YesNoAsked, Answers]):
         """Tasks are summed."""
         return dict.fromkeys(TASKS[measure], 1.0)
 
-    def decide(self, item: Item[YesNoAsked], sample: int, seen: Answers) -> MMERecord:
+    def decide(self, item: Item[Asked], sample: int, seen: Answers) -> MMERecord:
         """100 times the share of right answers, and 100 more when all are right."""
         place = item.key, sample, item.group, item.asked, seen
         said = [first_word(answer) for answer in seen]
@@ -102,7 +102,7 @@ def official_answer(text: str) -> str:
     return next((word for word in ("yes", "no") if word in start), "other")
 
 
-def official_score(asked: YesNoAsked, seen: Answers) -> float:
+def official_score(asked: Asked, seen: Answers) -> float:
     """A picture's score by the official reading; an answer that is not there is wrong."""
     right = sum(official_answer(answer) == q.label for q, answer in zip(asked, seen, strict=False))
     return picture_score(right, len(asked))
@@ -126,7 +126,7 @@ def read_mme(folder: str) -> MME:
     return MME(some(folder, items, SOURCE))
 
 
-def _task_items(folder: str, task: str, there: set[str]) -> Iterator[Item[YesNoAsked]]:
+def _task_items(folder: str, task: str, there: set[str]) -> Iterator[Item[Asked]]:
     apart = any(path.startswith(f"{task}/{QUESTION_FOLDER}/") for path in there)
     questions, pictures = (f"{task}/{part}" if apart else task for part in (QUESTION_FOLDER, PICTURE_FOLDER))
     names = (path for path in there if path.startswith(f"{questions}/") and path.endswith(".txt"))
@@ -139,8 +139,8 @@ def _task_items(folder: str, task: str, there: set[str]) -> Iterator[Item[YesNoA
         yield Item(key, task, "", _questions(f"{folder}/{path}"), (key,), source=found[0])
 
 
-def _questions(url: str) -> YesNoAsked:
+def _questions(url: str) -> Asked:
     rows = [line.split("\t") for line in read_text(url, SOURCE).splitlines() if line.strip()]
     if len(rows) != 2 or any(len(row) != 2 or row[1].strip().lower() not in ("yes", "no") for row in rows):
         raise BenchmarkError(f"{url}: expected two lines of question, tab, Yes or No; get {SOURCE}")
-    return tuple(YesNo(text.strip(), label.strip().lower()) for text, label in rows)
+    return tuple(PictureQuestion(text.strip(), label.strip().lower()) for text, label in rows)

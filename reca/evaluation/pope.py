@@ -12,10 +12,10 @@ from typing import ClassVar
 import msgspec
 
 from reca.evaluation.benchmark import Benchmark, Figures, Values
+from reca.evaluation.picture_questions import UNREAD, Answers, Asked, PictureQuestion, first_word
 from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
 from reca.evaluation.tables import decode, read_text, some
-from reca.evaluation.yes_no import UNREAD, Answers, YesNo, YesNoAsked, first_word
 
 SOURCE = "output/coco/coco_pope_{random,popular,adversarial}.json of github AoiDragon/POPE"
 
@@ -24,7 +24,7 @@ SETS = ("random", "popular", "adversarial")
 
 ACCURACY, F1, PRECISION, RECALL, YES_SHARE = "accuracy", "F1", "precision", "recall", "share of yes"
 
-POPERecord = Record[YesNoAsked, Answers]
+POPERecord = Record[Asked, Answers]
 
 
 class POPERow(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class POPERow(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class POPE(Benchmark[YesNoAsked, Answers]):
+class POPE(Benchmark[Asked, Answers]):
     """The three sets; an item is one question."""
 
     name: ClassVar[str] = "POPE"
@@ -56,7 +56,7 @@ class POPE(Benchmark[YesNoAsked, Answers]):
         del measure
         return SETS
 
-    def decide(self, item: Item[YesNoAsked], sample: int, seen: Answers) -> POPERecord:
+    def decide(self, item: Item[Asked], sample: int, seen: Answers) -> POPERecord:
         """Whether the answer's first word is the label."""
         place = item.key, sample, item.group, item.asked, seen
         (question,), (answer,) = item.asked, seen or ("",)
@@ -127,7 +127,7 @@ def read_pope(folder: str) -> POPE:
     Raises:
         BenchmarkError: when a file is missing or malformed, holds a question twice, or a label is neither yes nor no.
     """
-    items: list[Item[YesNoAsked]] = []
+    items: list[Item[Asked]] = []
     for group in SETS:
         url = f"{folder.rstrip('/')}/coco_pope_{group}.json"
         met: set[int] = set()
@@ -141,5 +141,5 @@ def read_pope(folder: str) -> POPE:
                 raise BenchmarkError(f"{url}, line {number}: question_id {row.question_id} stands twice; get {SOURCE}")
             met.add(row.question_id)
             key = f"{group}/{row.question_id}"
-            items.append(Item(key, group, row.text, (YesNo(row.text, row.label),), (key,), source=row.image))
+            items.append(Item(key, group, row.text, (PictureQuestion(row.text, row.label),), (key,), source=row.image))
     return POPE(some(folder, items, SOURCE))

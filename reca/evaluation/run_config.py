@@ -184,12 +184,14 @@ class POPEConfig:
     Attributes:
         questions: folder with the published files `coco_pope_random.json`, `..._popular.json`, `..._adversarial.json`.
         images: folder of the pictures they name (COCO val2014).
+        suffix: added to every question.
         batch_size: questions asked at once.
         max_new_tokens: most tokens of an answer.
     """
 
     questions: str = ""
     images: str = ""
+    suffix: str = ""
     batch_size: int = 16
     max_new_tokens: int = 8
 
@@ -200,11 +202,32 @@ class MMEConfig:
 
     Attributes:
         folder: one folder for each task with pictures and, for each, a text file of two lines: question, tab, answer.
+        suffix: added to every question.
         batch_size: questions asked at once.
         max_new_tokens: most tokens of an answer.
     """
 
     folder: str = ""
+    suffix: str = ""
+    batch_size: int = 16
+    max_new_tokens: int = 8
+
+
+@dataclass(frozen=True)
+class GQAConfig:
+    """GQA (arXiv 1902.09506).
+
+    Attributes:
+        questions: `testdev_balanced_questions.json`, or a file of the same form.
+        images: folder of the pictures, `<imageId>.jpg`.
+        suffix: added to every question, such as a request to answer with one word, where the model was trained so.
+        batch_size: questions asked at once.
+        max_new_tokens: most tokens of an answer.
+    """
+
+    questions: str = ""
+    images: str = ""
+    suffix: str = ""
     batch_size: int = 16
     max_new_tokens: int = 8
 
@@ -230,6 +253,7 @@ class BenchmarkRecipe:
         gedit: GEdit-Bench.
         pope: POPE.
         mme: MME.
+        gqa: GQA.
     """
 
     name: str
@@ -246,3 +270,4 @@ class BenchmarkRecipe:
     gedit: GEditConfig = field(default_factory=GEditConfig)
     pope: POPEConfig = field(default_factory=POPEConfig)
     mme: MMEConfig = field(default_factory=MMEConfig)
+    gqa: GQAConfig = field(default_factory=GQAConfig)

@@ -16,9 +16,9 @@ from reca.evaluation.geneval import Prompt, Requirement
 from reca.evaluation.geneval_benchmark import GenEval, Sighting
 from reca.evaluation.looking import kept_records, look
 from reca.evaluation.picture_files import Pictures, find_pictures
+from reca.evaluation.picture_questions import PictureQuestion
 from reca.evaluation.pope import POPE
 from reca.evaluation.records import BenchmarkError, Item
-from reca.evaluation.yes_no import YesNo
 from reca.models.showo.model import ShowoModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,7 @@ def test_a_model_answers_each_question_about_its_picture(tmp_path: Path) -> None
     for number, scene in enumerate(held_out_scenes(12)):
         Image.fromarray(render(scene)).save(tmp_path / f"{number}.png")
     items = tuple(
-        Item(f"{n}", "random", asked, (YesNo(asked, "yes"),), (f"{n}",), source=f"{index}.png")
+        Item(f"{n}", "random", asked, (PictureQuestion(asked, "yes"),), (f"{n}",), source=f"{index}.png")
         for n, (index, _, asked, _) in enumerate(rows)
     )
     pictures = question_pictures(POPE(items), str(tmp_path))
@@ -123,6 +123,6 @@ def test_a_model_answers_each_question_about_its_picture(tmp_path: Path) -> None
 
 
 def test_missing_pictures_are_named_before_the_model_is_asked(tmp_path: Path) -> None:
-    items = (Item("1", "random", "?", (YesNo("?", "yes"),), ("1",), source="absent.jpg"),)
+    items = (Item("1", "random", "?", (PictureQuestion("?", "yes"),), ("1",), source="absent.jpg"),)
     with pytest.raises(BenchmarkError, match=r"1 of 1 pictures are missing, such as absent\.jpg"):
         question_pictures(POPE(items), str(tmp_path))

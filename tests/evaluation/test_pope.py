@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from reca.evaluation.picture_questions import first_word
 from reca.evaluation.pope import ACCURACY, F1, POPE, PRECISION, RECALL, SETS, YES_SHARE, official_answer, read_pope
 from reca.evaluation.records import BenchmarkError, Record
 from reca.evaluation.statistics import OVERALL
-from reca.evaluation.yes_no import first_word
 
 
 def write(folder: Path, rows: Mapping[str, Sequence[tuple[str, str]]]) -> str:

@@ -29,6 +29,7 @@ from reca.evaluation.run_config import (
     DPGBenchConfig,
     DrawingConfig,
     GenEvalConfig,
+    GQAConfig,
     ImgEditConfig,
     JudgeConfig,
     JudgingExecution,
@@ -63,6 +64,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for n, image in enumerate("ab")
         ]
         (folder / f"coco_pope_{group}.json").write_text("\n".join(lines))
+    asked = {"imageId": "a", "question": "what is there", "answer": "cat", "types": {"structural": "query"}}
+    (folder / "gqa.json").write_text(json.dumps({"1": asked}))
+    Image.new("RGB", (20, 30), "red").save(folder / "photos/a.jpg")
     (folder / "mme/count").mkdir(parents=True)
     (folder / "mme/count/1.txt").write_text("is there a cat ?\tYes\nis there a dog ?\tNo\n")
     Image.new("RGB", (20, 30), "blue").save(folder / "mme/count/1.png")
@@ -87,6 +91,7 @@ def recipe(places: Path, smallest_base: Path) -> BenchmarkRecipe:
         dpgbench=DPGBenchConfig(questions=str(places / "dpg.csv"), vlm=str(places / "vlm"), samples=1, drawing=DRAWING),
         pope=POPEConfig(questions=str(places), images=str(places / "photos")),
         mme=MMEConfig(folder=str(places / "mme")),
+        gqa=GQAConfig(str(places / "gqa.json"), str(places / "photos")),
     )
 
 
@@ -122,9 +127,9 @@ def run(recipe: BenchmarkRecipe, folder: Path, execution: JudgingExecution | Non
 
 
 def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
-    found = run(replace(recipe, benchmarks="geneval, dpgbench,pope,mme"), tmp_path)
+    found = run(replace(recipe, benchmarks="geneval, dpgbench,pope,mme,gqa"), tmp_path)
     sides = {name: next(iter(section["sides"].values())) for name, section in found["benchmarks"].items()}
-    assert list(sides) == ["geneval", "dpgbench", "pope", "mme"]
+    assert list(sides) == ["geneval", "dpgbench", "pope", "mme", "gqa"]
     geneval = sides["geneval"]
     assert (geneval["pictures"], geneval["items"], geneval["missing"], geneval["unscored"]) == (12, 6, 0, 0)
     assert geneval["judge"] == "transformers Mask2Former detector and CLIP clip"
@@ -135,6 +140,7 @@ def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRec
     assert sides["dpgbench"]["score"] in (0.0, 25.0, 50.0, 75.0, 100.0)
     assert sides["pope"]["pictures"] == 6
     assert sides["mme"]["official_score"] is None
+    assert sides["gqa"]["title"].startswith("GQA, testdev-balanced, 1 of 12,578 items")
     page = (found["folder"] / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 8
     assert "<script" not in page

@@ -1,23 +1,23 @@
-"""Yes-or-no questions about a picture: what is asked, and how an answer is read strictly."""
+"""Questions about a picture: what is asked, and how answers are read strictly."""
 
 import re
 
 import msgspec
 
 
-class YesNo(msgspec.Struct, frozen=True):
+class PictureQuestion(msgspec.Struct, frozen=True):
     """A question about a picture.
 
     Attributes:
         text: put to the model.
-        label: `yes` or `no`.
+        label: the true answer.
     """
 
     text: str
     label: str
 
 
-YesNoAsked = tuple[YesNo, ...]
+Asked = tuple[PictureQuestion, ...]
 """The questions about one picture."""
 
 Answers = tuple[str, ...]
