@@ -5,7 +5,8 @@ CLIP by itself. Networks have the published sizes and random weights; the "nothi
 pairs of query and class are candidates, as on real pictures. Goal: 1.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import harness
 import numpy as np
@@ -45,14 +46,14 @@ class Words:
 def build_judge() -> GenEvalJudge:
     """Mask2Former Swin-S and CLIP ViT-L/14 with random weights."""
     torch.manual_seed(0)
-    swin = SwinConfig(
+    swin = cast("Any", SwinConfig)(
         embed_dim=96,
         depths=[2, 2, 18, 2],
         num_heads=[3, 6, 12, 24],
         window_size=7,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    detector = Detector(DetectorNetwork(Mask2FormerConfig(backbone_config=swin, num_labels=80)))
+    detector = Detector(DetectorNetwork(cast("Any", Mask2FormerConfig)(backbone_config=swin, num_labels=80)))
     clip = CLIPConfig(
         text_config={"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
         vision_config={
@@ -117,9 +118,8 @@ def main() -> None:
     judge = build_judge()
     set_bias(judge, pictures[0])
 
-    def timed(work: object) -> float:
+    def timed(work: Callable[[], Sequence[Sequence[Sighting]]]) -> float:
         begin = harness.cpu_seconds()
-        assert callable(work)
         rows = work()
         print([sum(s.score > Options().threshold for s in row) for row in rows], flush=True)
         return len(pictures) / (harness.cpu_seconds() - begin)

@@ -68,11 +68,10 @@ def judge_geneval(
     from reca.evaluation.catalog import SHAPES, read_benchmark
     from reca.evaluation.geneval_judge import check_names, read_names
     from reca.evaluation.looking import look
-    from reca.evaluation.picture_files import find_pictures
 
     bench = read_benchmark(reading, source.place)
     check_names([item.asked for item in bench.items], read_names(names.place if names else ""))
-    found = find_pictures(picture_place(pictures), bench.items)
+    found = pictures_of(bench, pictures)
     load = partial(load_geneval_judge, detector=detector, clip=clip, names=names, scale=scale)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress)
@@ -93,10 +92,9 @@ def judge_dpgbench(
     """Answer every question of DPG-Bench with a vision-language model; finished batches are kept."""
     from reca.evaluation.catalog import SHAPES, read_benchmark
     from reca.evaluation.looking import look
-    from reca.evaluation.picture_files import find_pictures
 
     bench = read_benchmark(reading, source.place)
-    found = find_pictures(picture_place(pictures), bench.items)
+    found = pictures_of(bench, pictures)
     load = partial(load_vlm, vlm=vlm, batch=batch, cell=cell)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress)
@@ -117,11 +115,10 @@ def judge_endpoint(
     """Ask a judge behind an OpenAI-compatible endpoint; replies are kept, so what is answered is not asked again."""
     from reca.evaluation.catalog import read_benchmark
     from reca.evaluation.endpoint import client_of, judge_all
-    from reca.evaluation.picture_files import find_pictures
 
     words = prompts.place if prompts else ""
     bench = read_benchmark(reading, source.place, words)
-    found = find_pictures(picture_place(pictures), bench.items)
+    found = pictures_of(bench, pictures)
     client = client_of(judge, ctx.execution, f"{ctx.work_uri}/replies")
     records = judge_all(
         reading.benchmark, bench, client, found, words, originals.place if originals else "", judge, cell
@@ -300,9 +297,23 @@ def shown(weights: External | str) -> str:
     return weights if isinstance(weights, str) else Path(weights.uri).name
 
 
-def picture_place(pictures: Drawn | External) -> str:
-    """Folder of the pictures."""
-    return pictures.uri if isinstance(pictures, Drawn) else pictures.place
+def pictures_of(bench: "Benchmark[Any, Any]", pictures: Drawn | External) -> "Pictures":
+    """The pictures against the items of a benchmark.
+
+    Raises:
+        BenchmarkError: when not one of the expected pictures is there.
+    """
+    from reca.evaluation.picture_files import find_pictures
+    from reca.evaluation.records import BenchmarkError
+
+    folder = pictures.uri if isinstance(pictures, Drawn) else pictures.place
+    found = find_pictures(folder, bench.items)
+    if not found.found:
+        raise BenchmarkError(
+            f"{folder}: holds none of the {len(found.missing)} expected pictures, such as {found.missing[0]}; give a "
+            f"folder in the published layout of {bench.name} (to compare checkpoints, give --model too)"
+        )
+    return found
 
 
 def picture_settings(pictures: Drawn | External, extra: Sequence[str]) -> dict[str, str]:

@@ -170,6 +170,11 @@ def test_folders_of_pictures_are_compared_pair_by_pair(recipe: BenchmarkRecipe, 
     assert before["strict"] == first["benchmarks"]["geneval"]["sides"][recipe.model.checkpoint.split("/")[-1]]["strict"]
 
 
+def test_a_folder_without_the_pictures_is_refused(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds none of the 12 expected pictures, such as 00000/samples/0000\.png"):
+        run(replace(recipe, images=recipe.model.checkpoint), tmp_path)
+
+
 def test_a_judge_behind_an_endpoint_is_asked_once(recipe: BenchmarkRecipe, places: Path, tmp_path: Path) -> None:
     prompt = {"prompt_id": 1, "Prompt": "a cat", "Explanation": "it shows a cat", "Category": "x", "Subcategory": "y"}
     (tmp_path / "wise.json").write_text(json.dumps([prompt, {**prompt, "prompt_id": 500}]))
