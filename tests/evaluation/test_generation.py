@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from reca.config import ExecutionConfig, SamplingConfig
 from reca.evaluation import generation
+from reca.evaluation.actors import spread
 from reca.evaluation.generation import Painter, draw, drawings, picture_seed
 from reca.evaluation.geneval import Prompt, Requirement
 from reca.evaluation.imgedit import Edit, ImgEditUGE
@@ -142,15 +145,38 @@ def test_show_o_draws_the_same_pictures_in_any_company(tmp_path: Path) -> None:
         assert np.abs(before - after).max() <= 1
 
 
+def refusing(_: str) -> Callable[[int], int]:
+    def work(batch: int) -> int:
+        raise BenchmarkError(f"batch {batch} cannot be done; mend it")
+
+    return work
+
+
+def dying(marker: Path, _: str) -> Callable[[int], int]:
+    def work(batch: int) -> int:
+        if batch == 2 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+        return 10 * batch
+
+    return work
+
+
 @pytest.mark.ray
-def test_two_workers_draw_the_pictures_of_one(tmp_path: Path, short_tmp: Path) -> None:
+def test_two_workers_draw_the_pictures_of_one_and_a_lost_one_is_replaced(tmp_path: Path, short_tmp: Path) -> None:
     bench, folder = benchmark(tmp_path), tmp_path / "pictures"
     load = partial(ShowoModel.load, ROOT / "checkpoints/tiny_showo")
+    execution = ExecutionConfig(workers=2, cpus_per_worker=0.5)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(short_tmp))
     try:
-        draw(bench, load, str(folder), CONFIG, ExecutionConfig(workers=2, cpus_per_worker=0.5))
+        draw(bench, load, str(folder), CONFIG, execution)
+        assert sorted(spread([1, 2, 3, 4], partial(dying, tmp_path / "died"), execution)) == [10, 20, 30, 40]
+        with pytest.raises(BenchmarkError, match="batch 7 cannot be done; mend it"):
+            list(spread([7], refusing, execution))
     finally:
         ray.shutdown()
+    assert (tmp_path / "died").exists()
     everything, alone = drawings(bench, CONFIG.seed), Painter(load, CONFIG, "cpu")
     expected = dict(row for start in (0, 3, 7) for row in alone(everything[start : start + 4]))
     assert {drawing.path: (folder / drawing.path).read_bytes() for drawing in everything} == expected
