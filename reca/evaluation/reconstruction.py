@@ -3,8 +3,8 @@
 A model redraws each picture from its understanding embeddings and a template prompt; the MiniGenEval scorer reads the
 result, which is compared with the true scene. Chance is measured, not assumed: the same reconstructions against the
 next picture's scene, which also charges overfilled pictures. Pictures are drawn without guidance: their condition says
-everything, and guidance against an empty caption pulls away from it (after RecA on a tiny Show-o .82 of the classes came
-back without, .62 with guidance 2; before RecA .38 and .67).
+everything, and guidance against an empty caption pulls away from it (after RecA on a tiny Show-o .82 of the classes
+came back without, .62 with guidance 2; before RecA .38 and .67).
 """
 
 from collections import Counter
