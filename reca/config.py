@@ -128,7 +128,7 @@ class EvaluationConfig:
         scorer: folder of the scorer network's weights.
     """
 
-    prompts_per_task: int = 200
+    prompts_per_task: int = 400
     understanding_questions: int = 500
     reconstructions: int = 200
     bootstrap: int = 2000
@@ -150,7 +150,7 @@ class GateConfig:
 
     single_object: float = 0.95
     colors: float = 0.125
-    understanding: float = 0.7
+    understanding: float = 0.8
     class_recall: float = 0.3
 
 
