@@ -226,8 +226,9 @@ def notes(shards: Sequence[ImageShards], training: TrainingConfig) -> tuple[str,
     lines = [
         "MiniGenEval is this project's own small benchmark on emoji scenes; it is not GenEval.",
         "Board world: 28 px sprites in 32 px cells on a 16 px lattice, one ground, every sprite recoloured.",
-        "The base's understanding patches were pre-trained with word labels (colour, class), "
-        "a stand-in for CLIP's training.",
+        "The base's understanding tokens were pre-trained to spell the objects (colour, class, row, column), a "
+        "stand-in for CLIP's training. Reconstruction from them is close to training on dense captions that the tower "
+        "writes itself.",
     ]
     if training.arm == "sft":
         lines.append(

@@ -142,12 +142,14 @@ class CaptionRates:
         count: the number of objects of the class is stated.
         relation: the relation to a second object is stated.
         second: a second class is named.
+        place: the place of the named object is stated, where no second class is named.
     """
 
-    color: float = 0.2
+    color: float = 0.1
     count: float = 0.2
     relation: float = 0.1
     second: float = 0.1
+    place: float = 0.1
 
 
 def sparse_caption(scene: Scene, rng: np.random.Generator, rates: CaptionRates | None = None) -> str:
@@ -155,11 +157,12 @@ def sparse_caption(scene: Scene, rng: np.random.Generator, rates: CaptionRates |
     complete."""
     rates = rates or CaptionRates()
     item = scene.objects[rng.integers(len(scene.objects))]
-    keep_color, keep_count, keep_relation, keep_second = rng.random(4) < (
+    keep_color, keep_count, keep_relation, keep_second, keep_place = rng.random(5) < (
         rates.color,
         rates.count,
         rates.relation,
         rates.second,
+        rates.place,
     )
     number = count_of(scene, item.name)
     if keep_count and number > 1:
@@ -170,8 +173,8 @@ def sparse_caption(scene: Scene, rng: np.random.Generator, rates: CaptionRates |
         other = others[rng.integers(len(others))]
         word = relation(item, other) if keep_relation else "and"
         if word is not None:
-            text = f"{text} {word} a {other.name}"
-    return text
+            return f"{text} {word} a {other.name}"
+    return f"{text} {item.place}" if keep_place else text
 
 
 def dense_caption(scene: Scene) -> str:

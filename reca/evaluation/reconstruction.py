@@ -2,11 +2,14 @@
 
 A model redraws each picture from its understanding embeddings and a template prompt; the MiniGenEval scorer reads the
 result, which is compared with the true scene. Chance is measured, not assumed: the same reconstructions against the
-next picture's scene, which also charges overfilled pictures.
+next picture's scene, which also charges overfilled pictures. Pictures are drawn without guidance: their condition says
+everything, and guidance against an empty caption pulls away from it (the tiny Show-o after RecA keeps .82 of the
+classes without and .62 with guidance 2; before RecA .38 and .67).
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -80,7 +83,7 @@ def reconstruction(
 
     Args:
         model: any family; it is put into evaluation mode.
-        config: number of pictures, noise seed, sampler settings, scorer folder, resamples.
+        config: number of pictures, noise seed, sampler settings (without their guidance), scorer folder, resamples.
         batch_size: pictures drawn at once.
 
     Returns:
@@ -93,11 +96,12 @@ def reconstruction(
     device = next(model.parameters()).device
     model.eval()
     drawn: list[Tensor] = []
+    sampling = replace(config.sampling, guidance=0.0)
     with torch.no_grad():
         for start in range(0, len(scenes), batch_size):
             part = slice(start, start + batch_size)
             encoded = model.encode(originals[part].to(device))
-            drawn.append(model.reconstruct(encoded, prompts[part], seeds[part], config.sampling).cpu())
+            drawn.append(model.reconstruct(encoded, prompts[part], seeds[part], sampling).cpu())
     images = torch.cat(drawn)
     found = Scorer.load(config.scorer).detect(images)
     errors = (originals.float() - images.float()).square().mean(dim=(1, 2, 3)).tolist()

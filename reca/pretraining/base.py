@@ -25,7 +25,7 @@ from reca.models.showo.sequences import IGNORED
 from reca.models.showo.tokenizer import build_word_tokenizer
 from reca.objectives import templates
 from reca.pretraining.config import BaseRecipe
-from reca.pretraining.labels import FILLER, WORDS, patch_words
+from reca.pretraining.labels import FILLER, WORDS, description
 from reca.pretraining.schedule import cosine
 from reca.pretraining.state import LoopState
 
@@ -89,7 +89,7 @@ class BaseData:
             ((model.config.clip.image_size // model.config.clip.patch_size) ** 2, model.config.clip.hidden_size),
             dtype=np.float32,
         )
-        self.words = np.stack([patch_words(scene) for scene in self.asked])
+        self.words = np.stack([description(scene) for scene in self.asked])
         self.codes = np.concatenate([_codes(model, self.drawn[i : i + 256]) for i in range(0, recipe.scenes, 256)])
 
     def captions(self, update: int) -> list[Example]:
@@ -103,7 +103,7 @@ class BaseData:
 
     def spelled(self, update: int) -> tuple[list[Example], list[list[str]]]:
         """One batch of captions to be spelled where a picture's understanding tokens stand: examples with a template
-        sentence as text, and 16 words each: the caption without its articles at a random place, `and` elsewhere.
+        sentence as text, and 16 words each: the caption without its articles at a random place, fillers elsewhere.
         """
         rng = generator("base/spelled", self.recipe.seed, update)
         chosen = rng.integers(len(self.drawn), size=self.recipe.spelled)
@@ -118,7 +118,7 @@ class BaseData:
         ], slots
 
     def questions(self, update: int) -> tuple[list[Example], Tensor, Tensor]:
-        """One understanding batch: examples, pixels float [B, 3, 64, 64] in [-1, 1], patch words int64 [B, 16]."""
+        """One understanding batch: examples, pixels float [B, 3, 64, 64] in [-1, 1], label words int64 [B, 16]."""
         rng = generator("base/questions", self.recipe.seed, update)
         chosen = rng.integers(len(self.asked), size=self.recipe.batch_size)
         examples = [Example(str(i), "\n".join(question(self.asked[i], rng)), {"features": self.blank}) for i in chosen]
@@ -210,7 +210,7 @@ def word_loss(model: ShowoModel, features: Tensor, words: Tensor) -> Tensor:
 
     Returns:
         Scalar: cross entropy over cosine similarity (temperature 0.1) + squared distance relative to the word's squared
-        norm; filler patches weigh 0.2 of a word, since they are some three quarters of all.
+        norm; fillers, some three in eight of all, weigh 0.2 of a word.
     """
     projected = model.mm_projector(features).float().flatten(0, 1)
     assert model.collator is not None

@@ -37,20 +37,20 @@ class BaseRecipe:
         scenes: pictures of each of the two sets.
         learning_rate: peak rate of AdamW; 5 % linear warm-up, then cosine to 0.
         understand: weight of image-to-text; its loss is a tenth of the others' and learns its short answers last.
-        align: weight of the word labels of understanding patches (see `reca.pretraining.labels`).
+        align: weight of the word labels of understanding tokens (see `reca.pretraining.labels`).
         spelled: captions per update that are spelled out where a picture's understanding tokens stand; without them
             that place is not read at all before RecA (class recall of zero-shot reconstruction at chance).
         rates: what sparse captions keep.
         seed: seed of weights, scenes, captions and order.
     """
 
-    updates: int = 4500
+    updates: int = 5000
     batch_size: int = 48
     scenes: int = 24_000
     learning_rate: float = 1.5e-3
     understand: float = 2.0
     align: float = 1.0
-    spelled: int = 24
+    spelled: int = 32
     rates: CaptionRates = field(default_factory=CaptionRates)
     seed: int = 11
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from reca.data import scenes
-from reca.data.scenes import CELL, CLASSES, COLORS, NUMBERS, Scene, SceneObject, count_of
+from reca.data.scenes import CELL, CLASSES, COLORS, COLUMNS, NUMBERS, ROWS, Scene, SceneObject, count_of
 from reca.data.sets import captioned_row, generator, instruction_row, scene_at, unlabeled_row
 from reca.data.twemoji import CLASSES as CLASS_FILES
 from reca.data.twemoji import COLORS as COLOR_VALUES
 from reca.data.twemoji import emoji_file, plural, sprite
 from reca.evaluation.geneval import Detection, relations
 
+PLACES = {f"{row} {column}" for row in ROWS for column in COLUMNS}
 SCENES = [scene_at("pictures", 3, index) for index in range(300)]
 
 
@@ -67,6 +68,8 @@ def test_captions_are_sparse_and_never_wrong() -> None:
             if color in NUMBERS:
                 singular = next(known for known in CLASSES if plural(known) == name)
                 assert count_of(scene, singular) == NUMBERS.index(color)
+        if " ".join(words[-2:]) in PLACES:
+            assert any(item.name == names[0] and item.place == " ".join(words[-2:]) for item in scene.objects)
         lengths.append(len(words))
     assert 2 <= np.mean(lengths) < 3.5
 

@@ -1,7 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,7 @@ from reca.models.showo.magvit import Magvit
 from reca.models.showo.model import ShowoModel
 from reca.pretraining.base import TINY_MAGVIT, BaseData, tiny_showo, train_base, word_loss
 from reca.pretraining.config import BaseRecipe, TokenizerRecipe
-from reca.pretraining.labels import WORDS, patch_words
+from reca.pretraining.labels import FILLER, WORDS, description
 from reca.pretraining.schedule import cosine
 from reca.pretraining.state import LoopState
 from reca.pretraining.tokenizer import tokenizer_quality, train_tokenizer
@@ -28,10 +27,16 @@ def base(seed: int = 1) -> ShowoModel:
     return tiny_showo(Magvit(TINY_MAGVIT), seed)
 
 
-def test_patches_of_a_sprite_say_colour_and_class() -> None:
-    grid = patch_words(Scene((SceneObject("dog", "pink", 16, 32),))).reshape(4, 4)
-    assert [WORDS[i] for i in grid[2]] == ["and", "pink", "dog", "and"]
-    assert np.count_nonzero(grid) == 2
+def test_understanding_tokens_spell_the_objects_in_raster_order() -> None:
+    scene = Scene((SceneObject("dog", "pink", 32, 0), SceneObject("key", "blue", 0, 32)))
+    words = [WORDS[i] for i in description(scene)]
+    assert words[:8] == ["pink", "dog", "top", "right", "blue", "key", "bottom", "left"]
+    assert words[8:] == [FILLER] * 8
+
+
+def test_no_caption_has_the_filler_word() -> None:
+    data = BaseData(base(), replace(RECIPE, batch_size=64))
+    assert not any(FILLER in example.text.split() for update in range(4) for example in data.captions(update))
 
 
 def test_spelled_captions_hold_caption_words_and_fillers_only() -> None:
@@ -40,7 +45,7 @@ def test_spelled_captions_hold_caption_words_and_fillers_only() -> None:
     assert [len(slot) for slot in slots] == [16] * 4
     for example, slot in zip(examples, slots, strict=True):
         names = {item.name for item in data.drawn[int(example.key)].objects}
-        told = [word for word in slot if word != "and"]
+        told = [word for word in slot if word != FILLER]
         assert 1 <= len(told) <= 6
         assert any(word.startswith(name) for name in names for word in told)
 
