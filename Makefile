@@ -24,7 +24,7 @@ demo: setup ## post-train the tiny model on two cores; prints where the report l
 	$(VENV)/bin/python pipelines/reca.py
 
 test: setup ## run the whole test suite on two processes
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile
 
 fmt: setup ## format the code and sort the imports
 	$(VENV)/bin/ruff check --fix-only --quiet .

@@ -1,7 +1,4 @@
-"""How tests share the machine, and the smallest run of the main job that several rooms' tests make.
-
-Tests that start Ray (`pytestmark = pytest.mark.ray`) run one by one in one process.
-"""
+"""The smallest run of the main job, which several rooms' tests make."""
 
 import shutil
 import tempfile
@@ -11,13 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `--dist loadgroup`: all Ray tests together, all others by file."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -208,7 +208,8 @@ class _Run:
             if ready and all(name in self.reminded for name in ready):
                 time.sleep(POLL_S)
             return
-        for active, outcome in self.tasks.finished():
+        for active, line, outcome in self.tasks.finished():
+            self.display.settle(active.node.name, line)
             self._finish(active, outcome)
         for active in self.tasks.active.values():
             if active.lease.lost.is_set():

@@ -32,13 +32,21 @@ class Reporter:
 
     topic: str
     _last: float = field(default=0.0, compare=False)
+    _held: str = field(default="", compare=False)
 
     def __call__(self, line: str) -> None:
-        """Send a line, unless one was sent just now."""
+        """Send a line, or hold it back when one was sent just now."""
         now = time.monotonic()
+        self._held = line
         if now - self._last >= SEND_S:
             self._last = now
-            _table()._internal_kv_put(self.topic.encode(), line.encode(), overwrite=True, namespace=NAMESPACE)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the line held back, so that the last word of a stage is never lost."""
+        if self._held:
+            _table()._internal_kv_put(self.topic.encode(), self._held.encode(), overwrite=True, namespace=NAMESPACE)
+            self._held = ""
 
 
 def read_line(topic: str) -> str:
@@ -94,6 +102,12 @@ class Display:
             if line and line != last and now - when >= PLAIN_S:
                 self._printed[name] = line, now
                 print(f"  {name}: {line}", file=self.stream, flush=True)
+
+    def settle(self, name: str, line: str) -> None:
+        """Print the last progress line of a stage that ended, unless it stands there already (never on a terminal)."""
+        last, _ = self._printed.pop(name, ("", 0.0))
+        if line and line != last and not self.live:
+            print(f"  {name}: {line}", file=self.stream, flush=True)
 
     def close(self) -> None:
         """Take the live lines away."""

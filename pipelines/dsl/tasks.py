@@ -117,15 +117,16 @@ class Tasks:
         topic = work.report.topic if isinstance(work.report, Reporter) else ""
         self.active[reference] = Active(node, lease, attempt, reason, work.path, topic, time.monotonic())
 
-    def finished(self) -> Iterator[tuple[Active, Success | Failure]]:
-        """Wait a moment and yield what has ended."""
+    def finished(self) -> Iterator[tuple[Active, str, Success | Failure]]:
+        """Wait a moment and yield what has ended, with its last progress line."""
         import ray
 
         ready, _ = ray.wait(list(self.active), num_returns=1, timeout=TICK_S)
         for reference in ready:
             active = self.active.pop(reference)
+            line = read_line(active.topic)
             forget(active.topic)
-            yield active, _outcome(reference)
+            yield active, line, _outcome(reference)
 
     def lines(self) -> dict[str, tuple[str, float]]:
         """Return the last progress line and the seconds so far of each running stage, by display name."""

@@ -21,6 +21,7 @@ from pipelines.dsl.canonical import key_of
 from pipelines.dsl.errors import DslError
 from pipelines.dsl.files import Files
 from pipelines.dsl.manifest import StoredFile
+from pipelines.dsl.progress import Reporter
 from pipelines.dsl.runview import RunView
 from pipelines.dsl.stage import Resources, Stage, StageContext
 from pipelines.dsl.store import record_files, store_error
@@ -102,6 +103,8 @@ def perform(work: Work) -> Success | Failure:
         files.delete(work.path)
         return _failure(work, error)
     finally:
+        if isinstance(work.report, Reporter):
+            work.report.flush()
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
 

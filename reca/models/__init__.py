@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reca.models.base import UnifiedModel
 
-FAMILIES = {"showo": "ShowoModel", "janus": "JanusProModel"}
+FAMILIES = {"showo": "ShowoModel", "openuni": "OpenUniModel", "janus": "JanusProModel"}
 """Room under `reca.models` -> class in its module `model`; imported only when asked for."""
 
 

@@ -30,6 +30,36 @@ def test_plain_lines_are_throttled_and_not_repeated(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_the_last_line_of_a_stage_is_printed_however_soon_it_comes() -> None:
+    stream = io.StringIO()
+    display = Display(stream)
+    display.show({"train": ("placing workers", 1.0)})
+    display.settle("train", "update 1/1")
+    display.settle("train", "")
+    display.show({"encode": ("8 images", 1.0)})
+    display.settle("encode", "8 images")
+    assert stream.getvalue().splitlines() == ["  train: placing workers", "  train: update 1/1", "  encode: 8 images"]
+
+
+def test_a_line_sent_too_soon_is_held_and_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: dict[bytes, bytes] = {}
+
+    class Table:
+        @staticmethod
+        def _internal_kv_put(key: bytes, value: bytes, overwrite: bool, namespace: bytes) -> None:
+            table[key] = value
+
+    monkeypatch.setattr(progress, "_table", lambda: Table)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 100.0)
+    report = progress.Reporter("run/train")
+    report("first")
+    report("second")
+    report("third")
+    assert table == {b"run/train": b"first"}
+    report.flush()
+    assert table == {b"run/train": b"third"}
+
+
 def test_a_terminal_shows_the_running_stages_in_place() -> None:
     stream = Terminal()
     display = Display(stream)

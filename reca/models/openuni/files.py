@@ -1,0 +1,197 @@
+"""OpenUni on disk: configurations and weights of the published parts.
+
+A folder holds OpenUni's own file (a released `.pth`, or safetensors), `config.json`, and the parts it stands on, each
+as downloaded: `lmm/` (InternVL3, with its tokenizer), `transformer/` and `scheduler/` (of a Sana pipeline), `vae/`
+(DC-AE). What OpenUni's file does not hold of `lmm.*`, `transformer.*` and `vae.*` is read from the folder of that name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from safetensors import safe_open
+from torch import Tensor
+
+from reca.models.checkpoint import find_weights, load_strict, read_tensors
+from reca.models.errors import CheckpointError
+from reca.models.openuni.config import (
+    AutoencoderSizes,
+    FlowSettings,
+    LanguageSizes,
+    OpenUniConfig,
+    SanaSizes,
+    VisionSizes,
+)
+
+Sizes = TypeVar("Sizes")
+Json = dict[str, Any]
+
+PARTS = ("lmm", "transformer", "vae")
+"""Prefixes of keys that a base model's folder of the same name can fill in."""
+
+INNER = {"language": "lmm", "vision": "lmm", "sana": "transformer", "vae": "vae", "flow": "scheduler"}
+"""Fields of the configuration that are stored with a part, and its folder."""
+
+LMM = {"model_type": "internvl_chat", "ps_version": "v2", "select_layer": -1}
+LANGUAGE = {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False, "tie_word_embeddings": False}
+VISION = {"norm_type": "layer_norm", "qk_normalization": False}
+SANA = {
+    "_class_name": "SanaTransformer2DModel",
+    "dropout": 0.0,
+    "interpolation_scale": None,
+    "guidance_embeds": False,
+    "timestep_scale": 1.0,
+}
+VAE = {"_class_name": "AutoencoderDC", "in_channels": 3}
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "thresholding": False, "variance_type": None}
+"""What the files of the parts must say where they say anything: other values are not built here."""
+
+
+def write_config(config: OpenUniConfig, folder: Path) -> None:
+    """Write `config.json` and the configuration file of every part under `folder`."""
+    values = msgspec.to_builtins(config)
+    main = {name: value for name, value in values.items() if name not in {*INNER, "merge"}}
+    lmm = {
+        **LMM,
+        "downsample_ratio": 1 / config.merge,
+        "llm_config": {**LANGUAGE, **values["language"]},
+        "vision_config": {**VISION, **values["vision"]},
+    }
+    parts = {
+        "config.json": {"family": "openuni", **main},
+        "lmm/config.json": lmm,
+        "transformer/config.json": {**SANA, **values["sana"]},
+        "vae/config.json": {**VAE, **values["vae"]},
+        "scheduler/scheduler_config.json": {"_class_name": "DPMSolverMultistepScheduler", **FLOW, **values["flow"]},
+    }
+    for name, content in parts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+def read_config(folder: Path) -> OpenUniConfig:
+    """Read what `write_config` writes, or published configurations of the parts beside a `config.json` of OpenUni's own
+    sizes (`{"family": "openuni"}` for OpenUni-B-512).
+
+    Raises:
+        CheckpointError: a file is missing, is no JSON, holds an unknown field or a wrong type, or describes a model
+            that is not built here.
+    """
+    main = _json(folder / "config.json")
+    if main.pop("family", None) != "openuni":
+        raise CheckpointError(f'{folder / "config.json"}: no OpenUni configuration (its "family" is not "openuni")')
+    lmm_path = folder / "lmm" / "config.json"
+    lmm = _checked(_json(lmm_path), LMM, lmm_path)
+    known: Json = {
+        "merge": round(1 / lmm.get("downsample_ratio", 0.5)),
+        "language": _language(lmm.get("llm_config", {}), lmm_path),
+        "vision": _sizes(VisionSizes, lmm.get("vision_config", {}), VISION, lmm_path),
+        "sana": _read(SanaSizes, folder / "transformer" / "config.json", SANA),
+        "vae": _read(AutoencoderSizes, folder / "vae" / "config.json", VAE),
+        "flow": _read(FlowSettings, folder / "scheduler" / "scheduler_config.json", FLOW),
+    }
+    unknown = sorted(set(main) - (set(OpenUniConfig.__dataclass_fields__) - set(known)))
+    if unknown:
+        raise CheckpointError(f"{folder / 'config.json'}: unknown fields {', '.join(unknown)}")
+    return _convert({**main, **known}, OpenUniConfig, folder / "config.json")
+
+
+def load_weights(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Fill a published state from OpenUni's file and, for what it does not hold, from the parts' folders.
+
+    Raises:
+        CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
+    """
+    path = find_main(folder)
+    held = stored_names(path)
+    load_strict({name: value for name, value in state.items() if name in held}, path)
+    own = [name for name in state if name not in held and not name.startswith(tuple(f"{part}." for part in PARTS))]
+    if own:
+        raise CheckpointError(f"{path}: {own[0]}: missing ({len(own)} keys in all) and no base model has it")
+    for part in PARTS:
+        prefix = f"{part}."
+        missing = {name: value for name, value in state.items() if name.startswith(prefix) and name not in held}
+        if missing:
+            source = _find_base(folder / part, path, missing)
+            load_strict(missing, source, lambda name, prefix=prefix: None if prefix + name in held else prefix + name)
+
+
+def find_main(folder: Path) -> Path:
+    """OpenUni's own weight file: one of the usual names, or the only `.pth` file of the folder.
+
+    Raises:
+        CheckpointError: there is none, or there are several.
+    """
+    files = sorted(folder.glob("*.pth"))
+    try:
+        return find_weights(folder)
+    except CheckpointError as error:
+        if len(files) == 1:
+            return files[0]
+        found = f"; found {', '.join(file.name for file in files)}, keep one of them" if files else ", or one .pth file"
+        raise CheckpointError(f"{error}{found}") from error
+
+
+def stored_names(path: Path) -> set[str]:
+    """Names of the tensors in a weight file; of safetensors, no tensor is read."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return set(file.keys())
+        except Exception as error:  # SafetensorError derives from Exception directly
+            raise CheckpointError(f"{path}: broken safetensors file ({error}); download or copy it again") from error
+    return {name for name, _ in read_tensors(path)}
+
+
+def _find_base(folder: Path, main: Path, missing: Mapping[str, Tensor]) -> Path:
+    try:
+        return find_weights(folder)
+    except CheckpointError as error:
+        name = next(iter(missing))
+        raise CheckpointError(
+            f"{main}: {name}: missing ({len(missing)} keys in all), and {folder} has no weights to fill it from; put "
+            "the base model's files there"
+        ) from error
+
+
+def _language(values: Json, path: Path) -> LanguageSizes:
+    # "dynamic" scaling changes nothing before max_position_embeddings, which no prompt here reaches.
+    scaling = values.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in ("default", "dynamic"):
+        raise CheckpointError(f"{path}: llm_config.rope_scaling is {kind!r}; only default and dynamic are built here")
+    return _sizes(LanguageSizes, values, LANGUAGE, path)
+
+
+def _read(kind: type[Sizes], path: Path, fixed: Json) -> Sizes:
+    return _sizes(kind, _json(path), fixed, path)
+
+
+def _sizes(kind: type[Sizes], values: Json, fixed: Json, path: Path) -> Sizes:
+    fields: Json = getattr(kind, "__dataclass_fields__")  # noqa: B009 - a type variable has no attributes
+    values = _checked(values, fixed, path)
+    return _convert({name: value for name, value in values.items() if name in fields}, kind, path)
+
+
+def _checked(values: Json, fixed: Json, path: Path) -> Json:
+    for name, value in fixed.items():
+        if values.get(name, value) != value:
+            raise CheckpointError(f"{path}: {name} is {values[name]!r}, but only {value!r} is built here")
+    return values
+
+
+def _convert(values: Json, kind: type[Sizes], path: Path) -> Sizes:
+    try:
+        return msgspec.convert(values, kind)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _json(path: Path) -> Json:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: file is missing") from error
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: no JSON object: {error}") from error

@@ -1,0 +1,234 @@
+"""Compare this room with tensors recorded from the published OpenUni code.
+
+Sizes, lengths, ids and number of samples are all read from the folder; its README describes the format. The recording
+has raw ids instead of texts, and latents instead of an autoencoder.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from reca.models.base import LossTerm
+from reca.models.checkpoint import load_strict
+from reca.models.errors import CheckpointError
+from reca.models.openuni.config import (
+    AutoencoderSizes,
+    ConnectorSizes,
+    FlowSettings,
+    LanguageSizes,
+    OpenUniConfig,
+    SanaSizes,
+    VisionSizes,
+)
+from reca.models.openuni.flow import denoise, sampling_scheduler, training_levels
+from reca.models.openuni.model import OpenUniModel
+from reca.models.openuni.understanding import published_state, restore_joined
+from reca.models.parity import Check, compare, compare_norm
+
+Sizes = TypeVar("Sizes")
+
+STATES = 1e-4
+VELOCITY = 1e-4
+LOSS = 1e-5
+GRADIENT = 1e-4
+LATENTS = 1e-3
+EXACT = 1e-6
+
+BUILT = {"proj_type": "enc_proj", "select_layer": -1, "ps_version": "v2", "weighting": "none"}
+"""Settings of a recording that have to have these values; others are not built here."""
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """Whether a reference folder is OpenUni's."""
+    return "sana" in config and "connector" in config
+
+
+def check(folder: Path) -> Iterator[Check]:
+    """Compare every quantity of a reference folder."""
+    yield from _Case(folder).run()
+
+
+class _Case:
+    def __init__(self, folder: Path) -> None:
+        self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
+        for name, value in BUILT.items():
+            found = self.settings.get(name, value)
+            if found != value:
+                raise CheckpointError(f"{folder}: {name} is {found!r}, but only {value!r} is built here")
+        self.inputs = load_file(folder / "inputs.safetensors")
+        self.outputs = load_file(folder / "outputs.safetensors")
+        self.model = _build(self.settings, folder)
+        self.losses: dict[str, Tensor] = {}
+
+    def run(self) -> Iterator[Check]:
+        """Compare whatever the folder recorded; what nothing here compares is reported by the caller."""
+        with torch.no_grad():
+            features = self.model.lmm.features(self.inputs["reca.pixel_values_src"])
+        yield from self.same("reca.vit_embeds", features, STATES)
+        levels, _ = training_levels(self.model.config.flow)
+        yield from self.same("train_scheduler.sigmas_head_tail", torch.cat([levels[:3], levels[-3:]]), EXACT)
+        yield from self.training("t2i", None)
+        yield from self.training("reca", features)
+        yield from self.gradients()
+        with torch.no_grad():
+            yield from self.sampling("gen", None)
+            yield from self.sampling("genimg", features[:1])
+
+    def same(self, name: str, found: Tensor, limit: float = 0.0) -> Iterator[Check]:
+        if name in self.outputs:
+            yield compare(name, found, self.outputs[name], limit)
+
+    def training(self, group: str, features: Tensor | None) -> Iterator[Check]:
+        """Inputs, states, noise, velocity and loss of one objective."""
+        inputs, model = self.inputs, self.model
+        # Of a reconstruction's prompt, only the newest positions are kept. `collate` refuses such a prompt instead.
+        newest = slice(None) if features is None else slice(-self.settings["max_length"], None)
+        ids, mask = inputs[f"{group}.input_ids"][:, newest], inputs[f"{group}.attention_mask"][:, newest]
+        draws = {"uniform": inputs[f"{group}.draw_u"], "noise": inputs[f"{group}.draw_noise"]}
+        latents = inputs[f"{group}.vae_latents_raw"]
+        with torch.no_grad():
+            yield from self.forward(group, ids, mask, features, latents, draws)
+        batch = {"input_ids": ids, "mask": mask, "latents": latents, "dropped_ids": ids, "dropped_mask": mask}
+        draws["caption_drop"] = torch.ones(len(ids))
+        if features is not None:
+            batch["features"] = features
+        recorded = "reca_recon" if group == "reca" else group
+        term: LossTerm = model.loss("reconstruction" if group == "reca" else "text_to_image", batch, draws)
+        self.losses[group] = term.mean
+        yield from self.same(f"loss.{recorded}", term.mean.view(1), LOSS)
+
+    def forward(
+        self,
+        group: str,
+        ids: Tensor,
+        mask: Tensor,
+        features: Tensor | None,
+        latents: Tensor,
+        draws: Mapping[str, Tensor],
+    ) -> Iterator[Check]:
+        model = self.model
+        queries = model.query_inputs(ids, mask, features)
+        yield from self.same(f"{group}.inputs_embeds", queries.embeddings, STATES)
+        yield from self.same(f"{group}.llm_attention_mask", queries.mask)
+        yield from self.same(f"{group}.position_ids", queries.positions)
+        states = model.query_states(queries)
+        connected = model.connector(inputs_embeds=states).last_hidden_state
+        context = model.projector(connected)
+        yield from self.same(f"{group}.query_hidden", states, STATES)
+        yield from self.same(f"{group}.connector_out", connected, STATES)
+        yield from self.same(f"{group}.prompt_embeds", context, STATES)
+        noised = model.noised(latents, draws)
+        yield from self.same(f"{group}.scaled_latents", latents * model.config.vae.scaling_factor, EXACT)
+        yield from self.same(f"{group}.sigmas", noised.sigmas, EXACT)
+        yield from self.same(f"{group}.timesteps", noised.timesteps, STATES)
+        yield from self.same(f"{group}.noisy_latents", noised.latents, STATES)
+        yield from self.same(f"{group}.velocity_target", noised.velocity, VELOCITY)
+        velocity = model.velocity(noised.latents, context, noised.timesteps)
+        yield from self.same(f"{group}.velocity_pred", velocity, VELOCITY)
+
+    def gradients(self) -> Iterator[Check]:
+        """Gradients of the losses; -1 is recorded where a parameter is frozen."""
+        parameters, known = self.model.trainable(), published_state(self.model.state_dict())
+        recorded = [name.split(".", 2) for name in self.outputs if name.startswith(("grad.", "grad_norm."))]
+        for group in sorted({group for _, group, _ in recorded}):
+            self.model.zero_grad(set_to_none=True)
+            self.losses[group].backward()
+            for kind, parameter in [(kind, parameter) for kind, its, parameter in recorded if its == group]:
+                name = f"{kind}.{group}.{parameter}"
+                found = parameters[parameter].grad if parameter in parameters else None
+                if parameter not in known:
+                    yield Check(name, float("inf"), 0.0, "no such parameter")
+                elif kind == "grad_norm":
+                    yield _norm(name, found, float(self.outputs[name]))
+                else:
+                    yield _gradient(name, found, self.outputs[name])
+
+    def sampling(self, group: str, features: Tensor | None) -> Iterator[Check]:
+        """Every step of the solver, from the recorded noise; conditional prompts come before unconditional ones."""
+        if not any(name.startswith(f"{group}.") for name in self.outputs):
+            return
+        model, flow = self.model, self.model.config.flow
+        guidance, count = self.settings["generation"]["cfg_scale"] - 1, self.settings["generation"]["num_steps"]
+        ids, mask = self.inputs[f"{group}.input_ids"], self.inputs[f"{group}.attention_mask"]
+        if features is not None:
+            features = features.repeat(len(ids), 1, 1)
+        context = model.context(model.query_inputs(ids, mask, features))
+        noise = self.inputs[f"{group}.draw_latents"]
+        steps = list(denoise(model.guided_velocity(context, guidance), noise, count, flow))
+        yield from self.same(f"{group}.prompt_embeds", context, STATES)
+        yield from self.same(f"{group}.sigmas", sampling_scheduler(flow, count).sigmas, EXACT)
+        yield from self.same(f"{group}.timesteps", torch.stack([step.timestep for step in steps]).float())
+        yield from self.same(f"{group}.step_latents_before", torch.stack([step.before for step in steps]), LATENTS)
+        yield from self.same(f"{group}.step_cfg_velocity", torch.stack([step.velocity for step in steps]), VELOCITY)
+        yield from self.same(f"{group}.final_latents", steps[-1].after, LATENTS)
+        decoded = steps[-1].after / model.config.vae.scaling_factor
+        yield from self.same(f"{group}.final_latents_over_scale", decoded, LATENTS)
+
+
+def _norm(name: str, found: Tensor | None, expected: float) -> Check:
+    if expected >= 0 and found is not None:
+        return compare_norm(name, float(found.norm()), expected, GRADIENT)
+    frozen = expected < 0 and found is None
+    return Check(name, 0.0 if frozen else float("inf"), 0.0, "frozen" if found is None else "has a gradient")
+
+
+def _gradient(name: str, found: Tensor | None, expected: Tensor) -> Check:
+    if found is None or found.shape != expected.shape:
+        return Check(name, float("inf"), GRADIENT, "no gradient of this shape")
+    return Check(name, float((found - expected).norm() / expected.norm().clamp(min=1e-12)), GRADIENT, "relative norm")
+
+
+def _build(settings: Mapping[str, Any], folder: Path) -> OpenUniModel:
+    model = OpenUniModel(_config(settings)).eval()
+    model.transformer.requires_grad_(not settings["freeze"]["transformer"])
+    state = model.state_dict()
+    published = published_state({name: value for name, value in state.items() if not name.startswith("vae.")})
+    load_strict(published, folder / "weights.safetensors", lambda name: None if name.startswith("vae.") else name)
+    restore_joined(state, published)
+    return model
+
+
+def _pick(kind: type[Sizes], *values: Mapping[str, Any], **changes: Any) -> Sizes:
+    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    found = {name: value for each in values for name, value in each.items() if name in names}
+    return msgspec.convert({**found, **changes}, kind)
+
+
+def _config(settings: Mapping[str, Any]) -> OpenUniConfig:
+    side, channels = settings["generation"]["latent_size"], settings["sana"]["in_channels"]
+    return OpenUniConfig(
+        queries=settings["num_queries"],
+        image_size=side,
+        image_context_id=settings["token_ids"]["img_context"],
+        merge=round(1 / settings["downsample_ratio"]),
+        max_prompt=settings["llm"]["max_position_embeddings"] - settings["num_queries"],
+        activation_checkpointing=False,
+        language=_pick(LanguageSizes, settings["llm"]),
+        vision=_pick(VisionSizes, settings["vision"]),
+        connector=_pick(ConnectorSizes, settings["connector"]),
+        sana=_pick(SanaSizes, settings["sana"]),
+        vae=_stand_in(channels, settings["vae_scaling_factor"]),
+        flow=_pick(FlowSettings, settings["inference_scheduler"], settings["train_scheduler"]),
+    )
+
+
+def _stand_in(channels: int, scaling_factor: float) -> AutoencoderSizes:
+    """The least autoencoder with these latents; the recording has none."""
+    return AutoencoderSizes(
+        latent_channels=channels,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(channels,),
+        decoder_block_out_channels=(channels,),
+        encoder_layers_per_block=(1,),
+        decoder_layers_per_block=(1,),
+        encoder_qkv_multiscales=((),),
+        decoder_qkv_multiscales=((),),
+        scaling_factor=scaling_factor,
+    )
