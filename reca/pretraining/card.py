@@ -12,9 +12,9 @@ READ_WITH = "## Read with its scores"
 """Heading of the list that every report on a base repeats."""
 
 NOTES = (
-    "The base's understanding tokens were pre-trained to spell the objects (colour, class, row, column), a stand-in for "
-    "the training of a published vision tower. Reconstruction from them is close to training on dense captions that the "
-    "tower writes itself.",
+    "The base's understanding tokens were pre-trained to spell the objects (colour, class, row, column), a stand-in "
+    "for the training of a published vision tower. Reconstruction from them is close to training on dense captions "
+    "that the tower writes itself.",
 )
 
 

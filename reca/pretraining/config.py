@@ -15,8 +15,8 @@ class TokenizerRecipe:
         batch_size: scenes per update.
         learning_rate: peak rate of AdamW; 5 % linear warm-up, then cosine to 0.
         commit: weight on the published commitment loss.
-        entropy: weight on the entropy loss of lookup-free quantisation; it spreads use over the codes. A learnt codebook
-            has none (0) and revives unused codes instead.
+        entropy: weight on the entropy loss of lookup-free quantisation; it spreads use over the codes. A learnt
+            codebook has none (0) and revives unused codes instead.
         seed: seed of weights and scenes.
     """
 

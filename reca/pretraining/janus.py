@@ -39,8 +39,9 @@ TINY_VQ = JanusVQVAEConfig(
     image_token_embed_dim=WIDTH,
     initializer_range=0.05,
 )
-"""Factor 16 and code width 8 as published, 512 codes, 1.5 M parameters. No residual block beside the downsampling and one
-beside each upsampling: 0.11 s of a core for an update of 16 where the published shape at 32 channels takes 0.31 s."""
+"""Factor 16 and code width 8 as published, 512 codes, 1.5 M parameters. No residual block beside the downsampling and
+one beside each upsampling: 0.11 s of a core for an update of 16, where channels 1, 1, 2, 4, 4 with one and two blocks
+take 0.31 s."""
 
 REVIVE_EVERY = 100
 REVIVE_SCENES = 256

@@ -119,9 +119,7 @@ def test_spelled_captions_are_read(family: TinyFamily[nn.Module, UnifiedModel]) 
     assert first != other
 
 
-def test_a_killed_base_continues_to_the_same_bits(
-    family: TinyFamily[nn.Module, UnifiedModel], tmp_path: Path
-) -> None:
+def test_a_killed_base_continues_to_the_same_bits(family: TinyFamily[nn.Module, UnifiedModel], tmp_path: Path) -> None:
     whole, broken, again = base(family), base(family), base(family, seed=2)
     train_base(family, whole, RECIPE, LoopState(str(tmp_path / "whole")), print)
 
@@ -141,9 +139,7 @@ def test_a_killed_base_continues_to_the_same_bits(
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-def test_a_made_base_can_be_saved_read_and_used(
-    family: TinyFamily[nn.Module, UnifiedModel], tmp_path: Path
-) -> None:
+def test_a_made_base_can_be_saved_read_and_used(family: TinyFamily[nn.Module, UnifiedModel], tmp_path: Path) -> None:
     model = base(family).eval()
     model.save(tmp_path)
     loaded = type(model).load(tmp_path)
