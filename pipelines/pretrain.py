@@ -137,7 +137,7 @@ def tiny_showo() -> PretrainRecipe:
 
 
 def tiny_janus() -> PretrainRecipe:
-    """The shipped base `checkpoints/tiny_janus`: Janus-Pro, next-token VQ codes.
+    """The shipped base `checkpoints/tiny_janus`: Janus-Pro, next-token VQ codes. It draws colours at chance (no gate).
 
     Command: `python pipelines/pretrain.py run --recipe tiny_janus`. Hardware: one CPU core is used at a time. Cost and
     expected scores: see the model card.
@@ -145,8 +145,10 @@ def tiny_janus() -> PretrainRecipe:
     return PretrainRecipe(
         name="tiny_janus",
         family="janus",
-        tokenizer=TokenizerRecipe(updates=1600, batch_size=16, commit=0.25, entropy=0.0),
-        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=2.0, steps=16)),
+        tokenizer=TokenizerRecipe(updates=1000, batch_size=16, commit=0.25, entropy=0.0),
+        base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000),
+        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)),
+        gates=GateConfig(colors=0.0),
     )
 
 
