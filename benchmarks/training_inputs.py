@@ -13,9 +13,8 @@ from reca.data.encoded import EncodedWriter, compact
 from reca.data.fit import fit
 from reca.data.sets import Row, instruction_row, unlabeled_row
 from reca.models.base import UnifiedModel
-from reca.models.showo.magvit import Magvit
 from reca.models.showo.model import ShowoModel
-from reca.pretraining.base import TINY_MAGVIT, tiny_showo
+from reca.pretraining.showo import FAMILY
 
 BATCH, ROWS = 64, 1024
 CONFIG = TrainingConfig(batch_size=BATCH, warmup_updates=5, checkpoint_every=1000)
@@ -34,7 +33,7 @@ def pixels_of(row: Row) -> NDArray[np.uint8]:
 def build_inputs(folder: Path) -> None:
     """Write random weights of the tiny sizes and two encoded sets of `ROWS` rows below `folder`."""
     torch.manual_seed(0)
-    model = tiny_showo(Magvit(TINY_MAGVIT), seed=0).eval()
+    model = FAMILY.build(FAMILY.new_tokenizer(), seed=0).eval()
     model.save(folder / "base")
     _encode(model, folder / "images", unlabeled_row)
     _encode(model, folder / "instructions", instruction_row)

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from pipelines.artifacts import Checkpoint, Gates, Scores
 from pipelines.dsl import Artifact, External, StageContext, main, pipeline, stage
 from pipelines.stages import evaluate, gate, load_model
-from reca.config import ExecutionConfig, GateConfig
+from reca.config import EvaluationConfig, ExecutionConfig, GateConfig, SamplingConfig
 from reca.pretraining.config import BaseRecipe, PretrainRecipe, TokenizerRecipe
 
 
 @dataclass(frozen=True)
 class TokenizerWeights(Artifact):
-    """A trained MAGVITv2 tokenizer, `magvitv2.safetensors`.
+    """A trained image tokenizer, `tokenizer.safetensors`.
 
     Attributes:
         psnr: dB on held-out scenes, over pixel range 0 to 255.
@@ -47,41 +47,42 @@ class Base(Artifact):
 
 
 @stage(retries=0)
-def tokenizer(ctx: StageContext, recipe: TokenizerRecipe) -> TokenizerWeights:
-    """Train the image tokenizer."""
+def tokenizer(ctx: StageContext, family: str, recipe: TokenizerRecipe) -> TokenizerWeights:
+    """Train the family's image tokenizer."""
     import time
 
     import torch
     from safetensors.torch import save_file
 
-    from reca.pretraining.base import TINY_MAGVIT
+    from reca.pretraining.family import tiny_family
     from reca.pretraining.state import LoopState
     from reca.pretraining.tokenizer import tokenizer_quality, train_tokenizer
 
     torch.set_num_threads(1)
-    started = time.monotonic()
-    model = train_tokenizer(TINY_MAGVIT, recipe, LoopState(ctx.work_uri), ctx.progress)
+    started, tiny = time.monotonic(), tiny_family(family)
+    model = train_tokenizer(tiny, recipe, LoopState(ctx.work_uri), ctx.progress)
     seconds = time.monotonic() - started
-    save_file(model.state_dict(), ctx.output / "magvitv2.safetensors")
-    quality = tokenizer_quality(model, recipe.seed)
+    save_file(model.state_dict(), ctx.output / "tokenizer.safetensors")
+    quality = tokenizer_quality(tiny, model, recipe.seed)
     return TokenizerWeights.of(psnr=quality["psnr"], codes_used=quality["codes_used"], seconds=seconds)
 
 
 @stage(retries=0)
-def base(ctx: StageContext, image_tokens: TokenizerWeights, recipe: BaseRecipe) -> Checkpoint:
+def base(ctx: StageContext, family: str, image_tokens: TokenizerWeights, recipe: BaseRecipe) -> Checkpoint:
     """Train everything else around the frozen tokenizer, and store it as bfloat16, the form it ships in."""
     import torch
     from safetensors.torch import load_file
 
-    from reca.models.showo.magvit import Magvit
-    from reca.pretraining.base import TINY_MAGVIT, tiny_showo, train_base
+    from reca.pretraining.base import train_base
+    from reca.pretraining.family import tiny_family
     from reca.pretraining.state import LoopState
 
     torch.set_num_threads(1)
-    frozen = Magvit(TINY_MAGVIT)
-    frozen.load_state_dict(load_file(image_tokens.local() / "magvitv2.safetensors"))
-    model = tiny_showo(frozen, recipe.seed)
-    train_base(model, recipe, LoopState(ctx.work_uri), ctx.progress)
+    tiny = tiny_family(family)
+    frozen = tiny.new_tokenizer()
+    frozen.load_state_dict(load_file(image_tokens.local() / "tokenizer.safetensors"))
+    model = tiny.build(frozen, recipe.seed)
+    train_base(tiny, model, recipe, LoopState(ctx.work_uri), ctx.progress)
     model.save(ctx.output / "model", dtype=torch.bfloat16)
     return Checkpoint.of(
         family=model.family,
@@ -104,11 +105,15 @@ def publish(
 
     from reca.evaluation.suite import load_all
     from reca.pretraining.card import model_card
+    from reca.pretraining.family import tiny_family
 
     shutil.copytree(trained.local() / "model", ctx.output / "model")
     load_model(trained.family, ctx.output / "model")  # what ships must be readable
     costs = {node.name: node.wall_s for node in ctx.run.nodes}
-    card = model_card(recipe, load_all(scores.local()), gates.rows, image_tokens.psnr, costs, ctx.run.environment)
+    about = tiny_family(recipe.family).about
+    card = model_card(
+        recipe, about, load_all(scores.local()), gates.rows, image_tokens.psnr, costs, ctx.run.environment
+    )
     (ctx.output / "model" / "README.md").write_text(card, encoding="utf-8")
     return Base.of(bytes=sum(file.stat().st_size for file in ctx.output.rglob("*") if file.is_file()))
 
@@ -116,8 +121,8 @@ def publish(
 @pipeline
 def pretrain(recipe: PretrainRecipe) -> Base:
     """Tokenizer, base, scores, gates, model card."""
-    image_tokens = tokenizer(recipe.tokenizer)
-    trained = base(image_tokens, recipe.base)
+    image_tokens = tokenizer(recipe.family, recipe.tokenizer)
+    trained = base(recipe.family, image_tokens, recipe.base)
     scores = evaluate(trained, External(recipe.evaluation.scorer), recipe.evaluation)
     return publish(image_tokens, trained, scores, gate(scores, recipe.gates), recipe)
 
@@ -129,6 +134,22 @@ def tiny_showo() -> PretrainRecipe:
     Expected scores: see the model card.
     """
     return PretrainRecipe(name="tiny_showo")
+
+
+def tiny_janus() -> PretrainRecipe:
+    """The shipped base `checkpoints/tiny_janus`: Janus-Pro, next-token VQ codes. It draws colours at chance (no gate).
+
+    Command: `python pipelines/pretrain.py run --recipe tiny_janus`. Hardware: one CPU core is used at a time. Cost and
+    expected scores: see the model card.
+    """
+    return PretrainRecipe(
+        name="tiny_janus",
+        family="janus",
+        tokenizer=TokenizerRecipe(updates=1000, batch_size=16, commit=0.25, entropy=0.0),
+        base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000),
+        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)),
+        gates=GateConfig(colors=0.0),
+    )
 
 
 def smoke() -> PretrainRecipe:
@@ -149,7 +170,11 @@ def smoke() -> PretrainRecipe:
     )
 
 
-RECIPES: Mapping[str, Callable[[], PretrainRecipe]] = {"tiny_showo": tiny_showo, "smoke": smoke}
+RECIPES: Mapping[str, Callable[[], PretrainRecipe]] = {
+    "tiny_showo": tiny_showo,
+    "tiny_janus": tiny_janus,
+    "smoke": smoke,
+}
 
 if __name__ == "__main__":
     sys.exit(main(pretrain, RECIPES, "tiny_showo", execution=ExecutionConfig()))

@@ -63,7 +63,16 @@ def reca(recipe: RecaRecipe) -> Report:
     f = fit(recipe)
     after = evaluate.named("score after")(f.trained, f.scorer, recipe.evaluation)
     return report(
-        f.before, after, f.trained, f.shards, f.gates, f.scorer, recipe.training, recipe.evaluation, recipe.name
+        f.model,
+        f.before,
+        after,
+        f.trained,
+        f.shards,
+        f.gates,
+        f.scorer,
+        recipe.training,
+        recipe.evaluation,
+        recipe.name,
     )
 
 

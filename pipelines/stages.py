@@ -1,7 +1,6 @@
 """The stages of the main job. Bodies import what they need; this module itself loads neither torch nor ray."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,6 +142,7 @@ def train(
 @stage(retries=0)
 def report(
     ctx: StageContext,
+    model: Checkpoint,
     before: Scores,
     after: Scores,
     trained: Trained,
@@ -178,7 +178,7 @@ def report(
         ceilings=ceiling_rows(msgspec.convert(card["ceiling"], Ceiling)),
         accounting=tuple(Accounting(s.kind, s.rows_in, s.rows, s.reasons) for s in shards),
         provenance={"noise seed of the scores": str(evaluation.seed), "training seed": str(training.seed)},
-        notes=notes(shards, training),
+        notes=notes(model.local() / "model", training),
         attribution=EMOJI_CREDIT,
         before="base",
         after=arm,
@@ -218,14 +218,15 @@ def training_facts(trained: Trained, training: TrainingConfig) -> dict[str, str]
     return facts
 
 
-def notes(shards: Sequence[ImageShards], training: TrainingConfig) -> tuple[str, ...]:
-    """Labels that must be read with the numbers."""
+def notes(checkpoint: Path, training: TrainingConfig) -> tuple[str, ...]:
+    """Labels that must be read with the numbers; what is to be said of the base, its own model card says."""
+    from reca.pretraining.card import card_notes
+
+    card = checkpoint / "README.md"
     lines = [
         "MiniGenEval is this project's own small benchmark on emoji scenes; it is not GenEval.",
         "Board world: 28 px sprites in 32 px cells on a 16 px lattice, one ground, every sprite recoloured.",
-        "The base's understanding tokens were pre-trained to spell the objects (colour, class, row, column), a "
-        "stand-in for CLIP's training. Reconstruction from them is close to training on dense captions that the tower "
-        "writes itself.",
+        *(card_notes(card.read_text(encoding="utf-8")) if card.is_file() else ()),
     ]
     if training.arm == "sft":
         lines.append(

@@ -23,11 +23,11 @@ def smallest_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Show-o for 16 px pictures, saved as published ones are: it can do nothing and trains in no time."""
     import torch
 
+    from reca.data.scenes import vocabulary
     from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
     from reca.models.showo.model import ShowoModel
     from reca.models.words import build_word_tokenizer
     from reca.objectives import templates
-    from reca.pretraining.base import vocabulary
 
     words = build_word_tokenizer([*vocabulary(), *" ".join(templates()).split()])
     assert isinstance(words.eos_token_id, int)

@@ -8,9 +8,26 @@ import msgspec
 from reca.evaluation.suite import Evaluation
 from reca.pretraining.config import PretrainRecipe
 
+READ_WITH = "## Read with its scores"
+"""Heading of the list that every report on a base repeats."""
+
+NOTES = (
+    "The base's understanding tokens were pre-trained to spell the objects (colour, class, row, column), a stand-in "
+    "for the training of a published vision tower. Reconstruction from them is close to training on dense captions "
+    "that the tower writes itself.",
+)
+
+
+def card_notes(card: str) -> tuple[str, ...]:
+    """Items of the list under `READ_WITH` in a model card; none where the card has no such section."""
+    _, _, after = card.partition(f"\n{READ_WITH}\n")
+    items = after.strip().split("\n\n", 1)[0].removeprefix("- ").split("\n- ")
+    return tuple(" ".join(item.split()) for item in items if item.strip())
+
 
 def model_card(
     recipe: PretrainRecipe,
+    about: str,
     scores: Evaluation,
     gates: Sequence[tuple[str, float, float]],
     psnr: float,
@@ -19,8 +36,11 @@ def model_card(
 ) -> str:
     """Markdown: what the base is, its recipe and seeds, wall time and machine, scores and gates.
 
+    The section `READ_WITH` goes into every report on the base (`card_notes`).
+
     Args:
         recipe: the whole recipe.
+        about: one sentence on the architecture, without a full stop.
         scores: of the finished base.
         gates: name, value, limit.
         psnr: tokenizer's PSNR in dB.
@@ -30,14 +50,16 @@ def model_card(
     tasks = [(name, estimate.value) for name, estimate in scores.minigeneval.scores.items()]
     sampling = recipe.evaluation.sampling
     lines = [
-        f"# {recipe.name}: a tiny Show-o base",
+        f"# {recipe.name}: a tiny base",
         "",
-        "The real Show-o architecture (Phi with query/key norm, CLIP vision tower, MAGVITv2) at toy size, trained on",
-        "composed emoji scenes: 64 px, 1 to 4 recoloured sprites on a 16 px lattice (a board world). It was",
+        f"{about}.",
+        "Trained on composed emoji scenes: 64 px, 1 to 4 recoloured sprites on a 16 px lattice (a board world). It was",
         "taught to draw from sparse captions, also when these are spelled out where a picture's understanding tokens",
-        "stand, and to answer dense questions. Its understanding tokens were given word labels that spell the objects",
-        "(colour, class, row, column), a stand-in for CLIP's training: they are close to a dense caption that the",
-        "tower writes. Weights are bfloat16.",
+        "stand, and to answer dense questions. Weights are bfloat16.",
+        "",
+        READ_WITH,
+        "",
+        *(f"- {note}" for note in NOTES),
         "",
         "Emoji graphics (c) Twitter, Inc and other contributors, CC-BY 4.0, resized and recoloured.",
         "",

@@ -15,7 +15,8 @@ class TokenizerRecipe:
         batch_size: scenes per update.
         learning_rate: peak rate of AdamW; 5 % linear warm-up, then cosine to 0.
         commit: weight on the published commitment loss.
-        entropy: weight on the published entropy loss; it spreads use over the codes.
+        entropy: weight on the entropy loss of lookup-free quantisation; it spreads use over the codes. A learnt
+            codebook has none (0) and revives unused codes instead.
         seed: seed of weights and scenes.
     """
 
@@ -61,6 +62,7 @@ class PretrainRecipe:
 
     Attributes:
         name: recipe name; also the name of the base.
+        family: which family's tiny model is made: a module of `reca.pretraining`.
         tokenizer: image tokenizer.
         base: vision tower, understanding and text-to-image.
         evaluation: scores of the finished base.
@@ -68,6 +70,7 @@ class PretrainRecipe:
     """
 
     name: str
+    family: str = "showo"
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     base: BaseRecipe = field(default_factory=BaseRecipe)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,4 +1,4 @@
-"""Train the tiny MAGVITv2 tokenizer on composed scenes, then freeze it."""
+"""Train a family's image tokenizer on composed scenes, then freeze it."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from reca.data.scenes import MAX_OBJECTS, Scene, render, sample_scene
 from reca.data.sets import generator, scene_at
-from reca.models.showo.magvit import Magvit, MagvitConfig
 from reca.pretraining.config import TokenizerRecipe
+from reca.pretraining.family import ModelT, TinyFamily, TokenizerT
 from reca.pretraining.schedule import cosine
 from reca.pretraining.state import LoopState
 
@@ -29,26 +29,34 @@ def _training_scene(seed: int, index: int) -> Scene:
     return sample_scene(generator("tokenizer", seed, index), None if index % 4 == 0 else MAX_OBJECTS)
 
 
-def train_tokenizer(config: MagvitConfig, recipe: TokenizerRecipe, state: LoopState, report: Report) -> Magvit:
-    """Train from random weights. Loss: L1 + mean square error of pixels, plus the quantiser's losses.
+def train_tokenizer(
+    family: TinyFamily[TokenizerT, ModelT], recipe: TokenizerRecipe, state: LoopState, report: Report
+) -> TokenizerT:
+    """Train from random weights. Loss: L1 + mean square error of pixels, plus the family's penalties.
 
     Returns:
         The trained tokenizer, float32, in evaluation mode.
     """
     torch.manual_seed(recipe.seed)
-    model = Magvit(config)
+    model = family.new_tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     first_update, started = state.restore(model, optimizer, report), time.monotonic()
     for update in range(first_update, recipe.updates):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * cosine(update, recipe.updates)
         first = update * recipe.batch_size
-        pixels = scene_pixels(_training_scene(recipe.seed, first + offset) for offset in range(recipe.batch_size))
+
+        def scenes(count: int, first: int = first) -> Tensor:
+            return scene_pixels(_training_scene(recipe.seed, first + offset) for offset in range(count))
+
+        family.before_update(model, update, recipe, scenes)
+        pixels = scenes(recipe.batch_size)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model(pixels)
-        error = output.reconstruction.float() - pixels
-        distance = error.abs().mean() + error.pow(2).mean()
-        loss = distance + recipe.commit * output.losses.commit + recipe.entropy * output.losses.entropy
+            output = family.redraw(model, pixels, update, recipe)
+        error = output.pictures.float() - pixels
+        loss = error.abs().mean() + error.pow(2).mean()
+        for penalty in output.penalties:
+            loss = loss + penalty
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -63,10 +71,12 @@ def train_tokenizer(config: MagvitConfig, recipe: TokenizerRecipe, state: LoopSt
 
 
 @torch.no_grad()
-def tokenizer_quality(model: Magvit, seed: int, count: int = 256) -> dict[str, float]:
+def tokenizer_quality(
+    family: TinyFamily[TokenizerT, ModelT], model: TokenizerT, seed: int, count: int = 256
+) -> dict[str, float]:
     """Quality on scenes never trained on: `psnr` in dB over pixel range [0, 255], `codes_used`."""
     pixels = scene_pixels(scene_at("held-out", seed, index) for index in range(count))
-    codes = torch.cat([model.encode(chunk) for chunk in pixels.split(64)])
-    decoded = torch.cat([model.decode(chunk) for chunk in codes.split(64)]).clamp(-1, 1)
+    codes = torch.cat([family.codes(model, chunk) for chunk in pixels.split(64)])
+    decoded = torch.cat([family.pictures(model, chunk) for chunk in codes.split(64)]).clamp(-1, 1)
     mse = functional.mse_loss(decoded * 127.5, pixels * 127.5)
     return {"psnr": float(10 * torch.log10(255**2 / mse)), "codes_used": float(codes.unique().numel())}

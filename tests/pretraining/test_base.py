@@ -3,16 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from reca.config import SamplingConfig
 from reca.data.scenes import Scene, SceneObject
-from reca.models.showo.magvit import Magvit
-from reca.models.showo.model import ShowoModel
-from reca.pretraining.base import TINY_MAGVIT, BaseData, tiny_showo, train_base, word_loss
-from reca.pretraining.config import BaseRecipe, TokenizerRecipe
-from reca.pretraining.labels import FILLER, WORDS, description
+from reca.models.base import UnifiedModel
+from reca.pretraining.base import BaseData, train_base, word_loss
+from reca.pretraining.card import READ_WITH, card_notes
+from reca.pretraining.config import BaseRecipe
+from reca.pretraining.family import ROOMS, TinyFamily, tiny_family
+from reca.pretraining.labels import FILLER, TOKENS, WORDS, description
 from reca.pretraining.schedule import cosine
 from reca.pretraining.state import LoopState
-from reca.pretraining.tokenizer import tokenizer_quality, train_tokenizer
 
 RECIPE = BaseRecipe(updates=6, batch_size=4, scenes=16, spelled=4)
 
@@ -22,9 +24,26 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def base(seed: int = 1) -> ShowoModel:
+@pytest.fixture(params=ROOMS)
+def family(request: pytest.FixtureRequest) -> TinyFamily[nn.Module, UnifiedModel]:
+    return tiny_family(request.param)
+
+
+def base(family: TinyFamily[nn.Module, UnifiedModel], seed: int = 1) -> UnifiedModel:
     torch.manual_seed(0)
-    return tiny_showo(Magvit(TINY_MAGVIT), seed)
+    return family.build(family.new_tokenizer(), seed)
+
+
+def data(batch_size: int = 4) -> BaseData:
+    def no_codes(pixels: Tensor) -> Tensor:
+        return torch.zeros(len(pixels), 16, dtype=torch.int64)
+
+    return BaseData(replace(RECIPE, batch_size=batch_size), no_codes, (16, 8))
+
+
+def test_a_family_without_a_tiny_base_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'bagle' has no tiny base; .*showo"):
+        tiny_family("bagle")
 
 
 def test_understanding_tokens_spell_the_objects_in_raster_order() -> None:
@@ -35,34 +54,74 @@ def test_understanding_tokens_spell_the_objects_in_raster_order() -> None:
 
 
 def test_no_caption_has_the_filler_word() -> None:
-    data = BaseData(base(), replace(RECIPE, batch_size=64))
-    assert not any(FILLER in example.text.split() for update in range(4) for example in data.captions(update))
+    composed = data(batch_size=64)
+    assert not any(FILLER in example.text.split() for update in range(4) for example in composed.captions(update))
 
 
 def test_spelled_captions_hold_caption_words_and_fillers_only() -> None:
-    data = BaseData(base(), RECIPE)
-    examples, slots = data.spelled(0)
+    composed = data()
+    examples, slots = composed.spelled(0)
     assert [len(slot) for slot in slots] == [16] * 4
     for example, slot in zip(examples, slots, strict=True):
-        names = {item.name for item in data.drawn[int(example.key)].objects}
+        names = {item.name for item in composed.drawn[int(example.key)].objects}
         told = [word for word in slot if word != FILLER]
         assert 1 <= len(told) <= 6
         assert any(word.startswith(name) for name in names for word in told)
 
 
 def test_projected_features_that_equal_their_words_cost_next_to_nothing() -> None:
-    model = base()
     words = torch.randint(len(WORDS), (2, 16))
-    ids = torch.tensor(model.collator.tokenizer.convert_tokens_to_ids(list(WORDS)))
-    table = model.showo.model.embed_tokens.weight[ids].detach()
-    random = word_loss(model, torch.randn(2, 16, 96), words).item()
-    model.mm_projector = torch.nn.Identity()
-    assert word_loss(model, table[words], words).item() < 0.2 < random
+    table = torch.randn(len(WORDS), 32, requires_grad=True)
+    assert word_loss(table[words], table, words).item() < 0.2 < word_loss(torch.randn(2, 16, 32), table, words).item()
+    projected = torch.randn(2, 16, 32, requires_grad=True)
+    word_loss(projected, table, words).backward()
+    assert projected.grad is not None
+    assert table.grad is None
 
 
-def test_a_killed_base_continues_to_the_same_bits(tmp_path: Path) -> None:
-    whole, broken = base(), base()
-    train_base(whole, RECIPE, LoopState(str(tmp_path / "whole")), print)
+def test_every_word_of_the_tiny_world_has_an_embedding_of_its_own(
+    family: TinyFamily[nn.Module, UnifiedModel],
+) -> None:
+    table = family.word_embeddings(base(family), [*WORDS, "two", "dogs", "below"])
+    assert len(table.unique(dim=0)) == len(WORDS) + 3
+
+
+def test_the_tower_has_a_token_for_every_word_and_learns(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
+    model = base(family)
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    family.tower(model).requires_grad_(True)
+    features = family.features(model, pixels)
+    assert tuple(features.shape) == (2, *family.feature_shape(model))
+    projected = family.projected(model, features)
+    assert projected.shape[:2] == (2, TOKENS)
+    projected.sum().backward()
+    assert all(parameter.grad is not None for parameter in list(family.tower(model).parameters())[:2])
+
+
+def test_features_are_those_that_encode_caches(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
+    model = base(family).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    seen = family.features(model, pixels.float() / 127.5 - 1).detach()
+    assert torch.allclose(seen, model.encode(pixels)["features"], atol=1e-5)
+    assert torch.equal(family.image_codes(model, pixels.float() / 127.5 - 1), model.encode(pixels)["codes"].long())
+
+
+def test_spelled_captions_are_read(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
+    model = base(family)
+    recipe = replace(RECIPE, scenes=4)
+    composed = BaseData(recipe, lambda pixels: family.image_codes(model, pixels), family.feature_shape(model))
+    examples, slots = composed.spelled(0)
+    with torch.no_grad():
+        first = family.spelled_loss(model, examples, slots, [1, 2, 3, 4])
+        again = family.spelled_loss(model, examples, slots, [1, 2, 3, 4])
+        other = family.spelled_loss(model, examples, [["dog"] * 16] * 4, [1, 2, 3, 4])
+    assert first == again
+    assert first != other
+
+
+def test_a_killed_base_continues_to_the_same_bits(family: TinyFamily[nn.Module, UnifiedModel], tmp_path: Path) -> None:
+    whole, broken, again = base(family), base(family), base(family, seed=2)
+    train_base(family, whole, RECIPE, LoopState(str(tmp_path / "whole")), print)
 
     class KilledError(Exception):
         pass
@@ -72,33 +131,27 @@ def test_a_killed_base_continues_to_the_same_bits(tmp_path: Path) -> None:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train_base(broken, RECIPE, LoopState(str(tmp_path / "broken"), every=3), kill)
+        train_base(family, broken, RECIPE, LoopState(str(tmp_path / "broken"), every=4), kill)
     said: list[str] = []
-    again = base(seed=2)
-    (tmp_path / "broken/state.pt").rename(tmp_path / "last.pt")
-    train_base(base(), replace(RECIPE, updates=6), LoopState(str(tmp_path / "other"), every=3), said.append)
-    assert not any("continues" in line for line in said)
-    (tmp_path / "last.pt").rename(tmp_path / "broken/state.pt")
-    train_base(again, RECIPE, LoopState(str(tmp_path / "broken"), every=3), said.append)
-    assert any("continues after update" in line for line in said)
+    train_base(family, again, RECIPE, LoopState(str(tmp_path / "broken"), every=4), said.append)
+    assert "continues after update 4" in said
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-def test_the_tokenizer_learns_and_continues(tmp_path: Path) -> None:
-    recipe = TokenizerRecipe(updates=40, batch_size=8)
-    losses: list[float] = []
+def test_a_made_base_can_be_saved_read_and_used(family: TinyFamily[nn.Module, UnifiedModel], tmp_path: Path) -> None:
+    model = base(family).eval()
+    model.save(tmp_path)
+    loaded = type(model).load(tmp_path)
+    encoded = loaded.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert loaded.generate(["two dogs"], [1], SamplingConfig(steps=2)).shape == (1, 3, 64, 64)
+    assert len(loaded.answer(encoded, ["what is in the picture ?"], max_new_tokens=2)) == 1
 
-    def note(line: str) -> None:
-        losses.append(float(line.split("L1 ")[1].split()[0]))
 
-    model = train_tokenizer(TINY_MAGVIT, recipe, LoopState(str(tmp_path), every=20), note)
-    assert losses[-1] < 0.8 * losses[0]
-    said: list[str] = []
-    again = train_tokenizer(TINY_MAGVIT, recipe, LoopState(str(tmp_path), every=20), said.append)
-    assert said == ["continues after update 40"]
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert tokenizer_quality(again, 7, 8)["psnr"] > 10
+def test_what_a_card_says_of_its_scores_is_found() -> None:
+    card = f"# base\n\nText.\n\n{READ_WITH}\n\n- One\n  wrapped.\n- Two.\n\nMore.\n\n## Next\n\n- no\n"
+    assert card_notes(card) == ("One wrapped.", "Two.")
+    assert card_notes("# base\n\n- Text.\n") == ()
 
 
 def test_the_rate_warms_up_and_ends_at_nothing() -> None:
