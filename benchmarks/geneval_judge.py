@@ -139,8 +139,8 @@ def main() -> None:
         [("batched judge", "plain loop", "at least 1.3")],
         where,
         f"One picture of {SIDE} px under {len(PROMPTS)} prompts, one of them with a colour to read, one torch thread. "
-        "Mask2Former Swin-S at mmdet's scale and CLIP ViT-L/14, float32, random weights. Figures are per CPU-second, which other "
-        "work on the machine hardly moves.",
+        "Mask2Former Swin-S at mmdet's scale and CLIP ViT-L/14, float32, random weights. Figures are per CPU-second, "
+        "which other work on the machine hardly moves.",
     )
 
 
