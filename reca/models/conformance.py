@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         family = family_class(chosen.family)
         suite = Conformance(lambda: family.load(chosen.folder), chosen.tasks, source=chosen.folder)
     except (CheckpointError, ValueError, OSError) as error:
-        console.print(f"[red]{chosen.folder}: {error}[/]")
+        console.print(f"[red]{chosen.folder}: {error}[/]", soft_wrap=True)
         return 1
     checks = list(suite.run())
     console.print(table(f"{chosen.folder} as {chosen.family}", checks))

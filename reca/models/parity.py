@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             checks = check_folder(folder)
         except (CheckpointError, OSError) as error:
-            console.print(f"[red]{folder}: {error}[/]")
+            console.print(f"[red]{folder}: {error}[/]", soft_wrap=True)
             failed += 1
             continue
         console.print(table(str(folder), checks))

@@ -324,4 +324,4 @@ def test_the_command_succeeds_only_if_everything_holds(
         ([str(folder), "--family", "showo"], "magvitv2/config.json: file is missing"),
     ):
         assert main(arguments) == 1
-        assert message in capsys.readouterr().out.replace("\n", "")
+        assert message in capsys.readouterr().out
