@@ -106,7 +106,7 @@ def test_gates_name_value_and_limit(scored: tuple[Evaluation, Evaluation]) -> No
     require(check_gates(scored[0], GateConfig()))
     gates = check_gates(scored[1], GateConfig(colors=0.0))
     assert [g.name for g in gates] == ["single_object", "understanding", "class_recall"]
-    with pytest.raises(GateError, match=r"understanding is 0\.000, needs 0\.700"):
+    with pytest.raises(GateError, match=r"understanding is 0\.000, needs 0\.800"):
         require(gates)
 
 
