@@ -33,6 +33,7 @@ def tiny_janus() -> RecaRecipe:
     return RecaRecipe(
         name="tiny_janus",
         model=ModelConfig(family="janus", checkpoint="checkpoints/tiny_janus"),
+        training=TrainingConfig(updates=150),
         evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)),
         gates=GateConfig(colors=0.0),
     )
