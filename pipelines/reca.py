@@ -4,7 +4,7 @@ Run as a script, as `python -m pipelines.reca`, or as a submitted Ray job.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -13,7 +13,7 @@ if __package__ in (None, ""):
 
 from pipelines.artifacts import Checkpoint, Gates, ImageShards, Report, Scores, Trained
 from pipelines.dsl import External, main, pipeline
-from pipelines.recipes import RECIPES
+from pipelines.recipes import RECIPES, check
 from pipelines.stages import encode, evaluate, gate, load_checkpoint, prepare, report, source_of, train
 from reca.config import ExecutionConfig, RecaRecipe
 
@@ -31,21 +31,25 @@ class Fitted:
 
 
 def fit(recipe: RecaRecipe) -> Fitted:
-    """Call the stages up to training: prepare and encode the pictures, score the base and check it, post-train it."""
+    """Call the stages up to training: prepare and encode the pictures, score the base and check it, post-train it.
+
+    Each set is keyed by its own settings and by the content of its source: what the other takes, and where a source
+    lies, is left out.
+    """
     training, evaluation = recipe.training, recipe.evaluation
     captions = training.arm == "sft" or training.lambda_t2i > 0
     model = load_checkpoint(External(recipe.model.checkpoint), recipe.model.family)
     scorer = External(evaluation.scorer)
-    shards = [
-        prepare.named("prepare images")(
-            source_of(recipe.data.source), recipe.data, "captions" if captions else "images"
-        )
-    ]
+    data = recipe.data
+    images_only = replace(data, source="", instruction_source="", instructions=0)
+    kind = "captions" if captions else "images"
+    shards = [prepare.named("prepare images")(source_of(data.source), images_only, kind)]
     images = encode.named("encode images")(shards[0], model)
     instructions = None
     if training.lambda_i2t > 0:
-        source = source_of(recipe.data.instruction_source)
-        shards.append(prepare.named("prepare instructions")(source, recipe.data, "instructions"))
+        instructions_only = replace(data, source="", instruction_source="", images=0)
+        source = source_of(data.instruction_source)
+        shards.append(prepare.named("prepare instructions")(source, instructions_only, "instructions"))
         instructions = encode.named("encode instructions")(shards[1], model)
     before = evaluate.named("score before")(model, scorer, evaluation)
     gates = gate(before, recipe.gates)
@@ -73,4 +77,4 @@ def reca(recipe: RecaRecipe) -> Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main(reca, RECIPES, "tiny_showo", execution=ExecutionConfig()))
+    sys.exit(main(reca, RECIPES, "tiny_showo", execution=ExecutionConfig(), check=check))

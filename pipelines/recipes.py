@@ -1,17 +1,22 @@
 """Recipes of the main job: typed functions whose docstrings are claims (command, hardware, cost, expected scores)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from pipelines.dsl import SettingsError
+from pipelines.released_recipes import RELEASED
 from reca.config import (
-    DataConfig,
+    BUILT_IN,
     EvaluationConfig,
+    ExecutionConfig,
     GateConfig,
     ModelConfig,
     RecaRecipe,
     SamplingConfig,
     TrainingConfig,
+    out_of_range,
 )
+from reca.objectives import task_weights
 
 
 def tiny_showo() -> RecaRecipe:
@@ -34,7 +39,9 @@ def tiny_janus() -> RecaRecipe:
         name="tiny_janus",
         model=ModelConfig(family="janus", checkpoint="checkpoints/tiny_janus"),
         training=TrainingConfig(updates=150),
-        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)),
+        evaluation=EvaluationConfig(
+            prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)
+        ),
         gates=GateConfig(colors=0.0),
     )
 
@@ -57,55 +64,41 @@ def smoke() -> RecaRecipe:
     )
 
 
-def _released(name: str, checkpoint: str, batch_size: int, updates: int) -> RecaRecipe:
-    """The authors' Show-o hyper-parameters, as in their released configurations: AdamW 5e-7, cosine, no clipping."""
-    return RecaRecipe(
-        name=name,
-        data=DataConfig(source="", images=0, instructions=0, instruction_source="", min_side=256, rows_per_shard=1000),
-        model=ModelConfig(family="showo", checkpoint=checkpoint),
-        training=TrainingConfig(
-            updates=updates,
-            batch_size=batch_size,
-            learning_rate=5e-7,
-            warmup_updates=1000,
-            schedule="cosine",
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=0.01,
-            grad_clip=0.0,
-            checkpoint_every=500,
-            seed=10086,
-        ),
-        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=5.0, steps=50)),
-        gates=GateConfig(single_object=0.0, colors=0.0, understanding=0.0, class_recall=0.0),
-    )
-
-
-def showo_256() -> RecaRecipe:
-    """Show-o with CLIP features at 256 px: `showlab/show-o-w-clip-vit` downloaded to a folder.
-
-    Command: `python pipelines/reca.py run --recipe showo_256 --set model.checkpoint=DIR
-    --set data.source=s3://bucket/images --set data.instruction_source=s3://bucket/llava --context workers=1
-    --context gpus_per_worker=1`. Hardware: one 80 GB GPU (the release trains on one). Cost in the paper: 4 to 9 hours
-    on one A100. Expected (paper, GenEval): 56.6 to 61.9; MiniGenEval's scorer reads emoji scenes only and says nothing
-    about this model. Not run here: no GPU, no model hub.
-    """
-    return _released("showo_256", "showo_256", batch_size=20, updates=10_000)
-
-
-def showo_512() -> RecaRecipe:
-    """Show-o with CLIP features at 512 px: `showlab/show-o-w-clip-vit-512x512` downloaded to a folder.
-
-    Command: as `showo_256`, with `--recipe showo_512`. Hardware: one 80 GB GPU. Cost in the paper: 4 to 9 hours on one
-    A100. Expected (paper): GenEval 66.2 to 72.3, DPG 82.21 to 84.94. Not run here: no GPU, no model hub.
-    """
-    return _released("showo_512", "showo_512", batch_size=10, updates=5_000)
-
-
 RECIPES: Mapping[str, Callable[[], RecaRecipe]] = {
     "tiny_showo": tiny_showo,
     "tiny_janus": tiny_janus,
     "smoke": smoke,
-    "showo_256": showo_256,
-    "showo_512": showo_512,
+    **{recipe.__name__: recipe for recipe in RELEASED},
 }
+
+
+def check(recipe: RecaRecipe, execution: ExecutionConfig) -> None:
+    """Refuse, before anything starts, what could only fail after hours of other stages.
+
+    Raises:
+        SettingsError: naming every such field, its value and the mend.
+    """
+    problems = [*out_of_range(recipe), *out_of_range(execution, "--context ")] or [*_contradictions(recipe, execution)]
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
+def _contradictions(recipe: RecaRecipe, execution: ExecutionConfig) -> Iterator[str]:
+    data, training = recipe.data, recipe.training
+    try:
+        task_weights(training)
+    except ValueError as error:
+        yield str(error)
+    if training.batch_size % execution.workers:
+        yield (
+            f"training.batch_size {training.batch_size} cannot be split evenly over {execution.workers} workers; "
+            "choose a multiple, or other --context workers"
+        )
+    sources = {"source": (data.source, "images", data.images)}
+    if training.lambda_i2t > 0:
+        sources["instruction_source"] = (data.instruction_source, "instructions", data.instructions)
+    for name, (source, field, count) in sources.items():
+        if not source:
+            yield f"data.{name} is empty; give the path or URL of a folder of images, or {BUILT_IN}"
+        elif source == BUILT_IN and count < 1:
+            yield f"data.{field} is {count}, which means all of a folder; {BUILT_IN} needs a number of at least 1"

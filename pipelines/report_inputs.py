@@ -24,8 +24,8 @@ from reca.evaluation.gates import Gate
 from reca.evaluation.geneval import TASKS
 from reca.evaluation.minigeneval.ceiling import Ceiling
 from reca.evaluation.minigeneval.evaluate import IMAGES, MiniGenEvalDifference, MiniGenEvalResult, Record
-from reca.evaluation.minigeneval.statistics import OVERALL, Estimate, differences
 from reca.evaluation.reconstruction import MEASURES
+from reca.evaluation.statistics import OVERALL, Estimate, differences
 from reca.evaluation.suite import REDRAWN, Comparison, Evaluation, compare_all, load_all
 
 PROMPTS_PER_TASK = 4

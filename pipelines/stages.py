@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.artifacts import Checkpoint, EncodedImages, Gates, ImageShards, Report, Scores, Trained
 from pipelines.dsl import External, Resources, StageContext, stage
-from reca.config import DataConfig, EvaluationConfig, ExecutionConfig, GateConfig, TrainingConfig
+from reca.config import BUILT_IN, DataConfig, EvaluationConfig, ExecutionConfig, GateConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from reca.models.base import UnifiedModel
 
 Kind = Literal["images", "captions", "instructions"]
-
-BUILT_IN = "twemoji"
-"""Source that is composed here rather than read from a place."""
 
 EMOJI_CREDIT = "Emoji graphics (c) Twitter, Inc and other contributors, CC-BY 4.0, resized and recoloured."
 

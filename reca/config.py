@@ -4,11 +4,15 @@ Every field here is *identity*: it enters the key of the stages that receive it.
 CPUs) is context and lives in [`ExecutionConfig`][reca.config.ExecutionConfig], which is never keyed.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 Arm = Literal["reca", "sft"]
 Precision = Literal["float32", "bfloat16"]
+
+BUILT_IN = "twemoji"
+"""Source of pictures that is composed here rather than read from a place."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class EvaluationConfig:
         scorer: folder of the scorer network's weights.
     """
 
-    prompts_per_task: int = 200
+    prompts_per_task: int = 400
     understanding_questions: int = 500
     reconstructions: int = 200
     bootstrap: int = 2000
@@ -146,7 +150,7 @@ class GateConfig:
 
     single_object: float = 0.95
     colors: float = 0.125
-    understanding: float = 0.7
+    understanding: float = 0.8
     class_recall: float = 0.3
 
 
@@ -189,3 +193,67 @@ class ExecutionConfig:
     gpus_per_worker: float = 0.0
     data_tasks: int = 2
     read_ahead: bool = True
+
+
+_COUNT, _SHARE, _POSITIVE, _NOT_NEGATIVE = "[1, inf)", "[0, 1]", "(0, inf)", "[0, inf)"
+
+RANGES: dict[type, dict[str, str]] = {
+    DataConfig: {
+        "images": _NOT_NEGATIVE,
+        "instructions": _NOT_NEGATIVE,
+        "rows_per_shard": _COUNT,
+        "min_side": _COUNT,
+        "max_pixels": _COUNT,
+        "max_quarantined": _SHARE,
+    },
+    TrainingConfig: {
+        "updates": _COUNT,
+        "batch_size": _COUNT,
+        "learning_rate": _POSITIVE,
+        "warmup_updates": _NOT_NEGATIVE,
+        "eps": _POSITIVE,
+        "weight_decay": _NOT_NEGATIVE,
+        "grad_clip": _NOT_NEGATIVE,
+        "lambda_recon": _NOT_NEGATIVE,
+        "lambda_i2t": _NOT_NEGATIVE,
+        "lambda_t2i": _NOT_NEGATIVE,
+        "ema_decay": "[0, 1)",
+        "checkpoint_every": _COUNT,
+    },
+    SamplingConfig: {"guidance": _NOT_NEGATIVE, "steps": _COUNT, "temperature": _NOT_NEGATIVE},
+    EvaluationConfig: {
+        "prompts_per_task": _COUNT,
+        "understanding_questions": _COUNT,
+        "reconstructions": _COUNT,
+        "bootstrap": _COUNT,
+    },
+    GateConfig: dict.fromkeys(("single_object", "colors", "understanding", "class_recall"), _SHARE),
+    ExecutionConfig: {
+        "workers": _COUNT,
+        "cpus_per_worker": _POSITIVE,
+        "gpus_per_worker": _NOT_NEGATIVE,
+        "data_tasks": _COUNT,
+    },
+}
+"""Interval, in the usual notation, that a numeric field must lie in; what is not here may be any number."""
+
+
+def out_of_range(config: Any, prefix: str = "") -> Iterator[str]:
+    """Say of every field of a configuration, nested ones included, that lies outside its interval, and of no other.
+
+    Args:
+        config: a configuration dataclass.
+        prefix: what stands before the field in the message, such as `training.`.
+    """
+    for name, value in ((f.name, getattr(config, f.name)) for f in fields(config)):
+        interval = RANGES.get(type(config), {}).get(name)
+        if is_dataclass(value):
+            yield from out_of_range(value, f"{prefix}{name}.")
+        elif interval is not None and not _inside(value, interval):
+            yield f"{prefix}{name} is {value}; it must lie in {interval}"
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)

@@ -26,7 +26,7 @@ def smallest_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from reca.data.scenes import vocabulary
     from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
     from reca.models.showo.model import ShowoModel
-    from reca.models.showo.tokenizer import build_word_tokenizer
+    from reca.models.words import build_word_tokenizer
     from reca.objectives import templates
 
     words = build_word_tokenizer([*vocabulary(), *" ".join(templates()).split()])

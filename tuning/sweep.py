@@ -23,7 +23,7 @@ from pipelines.dsl import DslError, RunOptions, SettingsError, Store, run_graph,
 from pipelines.dsl.canonical import key_of  # noqa: E402
 from pipelines.dsl.cli import default_store  # noqa: E402
 from pipelines.dsl.progress import read_line  # noqa: E402
-from pipelines.recipes import RECIPES  # noqa: E402
+from pipelines.recipes import RECIPES, check  # noqa: E402
 from reca.config import ExecutionConfig, RecaRecipe  # noqa: E402
 from tuning.records import RecordError, SweepFolder, TrialRecord, best_of, ranked  # noqa: E402
 from tuning.search import SearchSettings, SweepError, rungs_of, search  # noqa: E402
@@ -123,13 +123,25 @@ def parse(argv: Sequence[str]) -> Sweep:
     execution, context = settings.apply(ExecutionConfig(), arguments.context, "--context", "the default")
     for origin in (*origins, *context):
         print(f"  {origin.path} = {origin.value} ({origin.source})")
+    check(recipe, execution)
     rungs = rungs_of(recipe.training.updates)
     search_settings = SearchSettings(arguments.trials, rungs, concurrent=arguments.concurrent, seed=arguments.seed)
     return Sweep(recipe, space_of(recipe), search_settings, execution, Store(arguments.store))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sweep.py", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="sweep.py",
+        description="Sweep over loss weights and learning rate: every trial is the main job up to training, scored on "
+        "validation prompts.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"""examples:
+  python tuning/sweep.py run --recipe smoke --trials 4
+  python tuning/sweep.py run --trials 12 --set training.updates=200 --store s3://bucket/store
+  python tuning/sweep.py run --trials 16     the same sweep again: only what is missing runs
+
+recipes: {", ".join(RECIPES)}, or a .json or .toml file""",
+    )
     parser.add_argument("verb", nargs="?", default="run", choices=("run",), help="what to do (default: run)")
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME|FILE", help="where the search starts")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=VALUE", help="change a field; repeatable")

@@ -9,7 +9,15 @@ from typing import Any, Self
 
 from pipelines.dsl import canonical
 from pipelines.dsl.errors import BuildError
-from pipelines.dsl.files import FileEntry, Files, cache_folder, download, hash_file, write_atomic
+from pipelines.dsl.files import (
+    FileEntry,
+    Files,
+    cache_folder,
+    download,
+    hash_file,
+    is_storage_error,
+    write_atomic,
+)
 
 HASHED_BYTES = 64 * 2**20
 """Files of an outside input up to this size are identified by content, larger ones by size and time (or ETag)."""
@@ -99,7 +107,9 @@ class External:
         files = Files(self.place)
         try:
             listing = files.listing()
-        except OSError as error:
+        except Exception as error:
+            if not is_storage_error(error):
+                raise
             raise BuildError(
                 f"the input {self.uri} cannot be read: {error}; check the path and its permissions"
             ) from error

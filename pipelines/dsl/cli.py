@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ A = TypeVar("A", bound=Artifact)
 VERBS = ("run", "plan", "graph", "show", "verify")
 INTERRUPTED = 130
 
+SUMMARY_CHARACTERS = 100
+"""Longest description of a recipe in the help."""
+
 
 @dataclass
 class NoContext:
@@ -35,6 +39,7 @@ def main(
     default: str,
     argv: Sequence[str] | None = None,
     execution: object | None = None,
+    check: Callable[[R, Any], None] | None = None,
 ) -> int:
     """Run the command line of a pipeline.
 
@@ -44,6 +49,7 @@ def main(
         default: name of the recipe that is taken when none is given.
         argv: words after the program's name (default: `sys.argv[1:]`).
         execution: default context, a frozen dataclass; `--context name=value` changes it.
+        check: takes recipe and context, and raises `SettingsError` for what could never work; nothing is started then.
 
     Returns:
         Exit status: 0 done, 1 a stage failed or the store is not intact, 2 the call is wrong, 130 interrupted.
@@ -52,6 +58,8 @@ def main(
     arguments = _parser(pipeline, recipes, default).parse_args(words)
     try:
         job = _Job(pipeline, recipes, default, arguments, execution or NoContext(), words)
+        if check is not None:
+            check(job.recipe, job.execution)
         return _VERBS[arguments.verb](job)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -86,9 +94,21 @@ class _Job:
         self.arguments = arguments
         self.words = words
         self.store = Store(arguments.store)
+        self._refuse_stray_words(recipes, execution)
         base = settings.load_recipe(arguments.recipe, recipes, default)
         self.recipe, self.origins = settings.apply(base, arguments.set, "--set", f"recipe {arguments.recipe}")
         self.execution, self.context = settings.apply(execution, arguments.context, "--context", "the default")
+
+    def _refuse_stray_words(self, recipes: Mapping[str, Callable[[], Any]], execution: object) -> None:
+        """What would else be passed over in silence, or be told with the wrong mend."""
+        verb, stray = self.arguments.verb, self.arguments.run
+        if stray and verb != "show":
+            mend = f"write {verb} --recipe {stray}" if stray in recipes else "only show takes a name, that of a run"
+            raise SettingsError(f"{verb} {stray}: {mend}")
+        for assignment in self.arguments.set:
+            name = assignment.partition("=")[0].strip().removeprefix("execution.")
+            if name in settings.leaves(type(execution)):
+                raise SettingsError(f"--set {assignment}: {name} says how a job runs; write --context {name}=VALUE")
 
     def graph(self) -> Graph:
         return self.pipeline.build(self.recipe)
@@ -210,24 +230,33 @@ _VERBS: dict[str, Callable[[_Job], int]] = {
 }
 
 
+def _summary(recipe: Callable[[], Any]) -> str:
+    """Return the first paragraph of a recipe's docstring on one line, shortened to a screen's width."""
+    return textwrap.shorten((recipe.__doc__ or "").strip().partition("\n\n")[0], SUMMARY_CHARACTERS, placeholder=" ...")
+
+
+def _first_number(recipe: Any) -> str:
+    """The first field that holds a whole number, as `--set` takes it: an example that is valid for any pipeline."""
+    values = ((path, settings.read(recipe, path)) for path in settings.leaves(type(recipe)))
+    return next((f"{path}={value}" for path, value in values if type(value) is int), "a.b=VALUE")
+
+
 def _parser(
     pipeline: Pipeline[Any, Any], recipes: Mapping[str, Callable[[], Any]], default: str
 ) -> argparse.ArgumentParser:
-    def first_line(recipe: Callable[[], Any]) -> str:
-        return (recipe.__doc__ or "").strip().partition("\n")[0]
-
     program = os.path.basename(sys.argv[0]) or pipeline.name
     width = max(map(len, recipes))
-    listed = "\n".join(f"  {name:<{width}}  {first_line(recipe)}" for name, recipe in recipes.items())
+    listed = "\n".join(f"  {name:<{width}}  {_summary(recipe)}" for name, recipe in recipes.items())
+    example = _first_number(recipes[default]())
     parser = argparse.ArgumentParser(
         prog=program,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(pipeline.__doc__ or pipeline.name).strip().partition("\n")[0],
         epilog=f"""examples:
-  {program}                                 run the recipe {default}, reusing what is done
-  {program} plan --set training.updates=40  say what would run, and why
+  {program}                run the recipe {default}, reusing what is done
+  {program} plan --set {example}  say what would run, and why
   {program} run --recipe my.toml --store s3://bucket/store
-  {program} show                            the last run
+  {program} show           the last run
 
 recipes (--recipe; default {default}):
 {listed}""",

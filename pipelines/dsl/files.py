@@ -208,6 +208,14 @@ def _local_entry(path: str, stat: os.stat_result) -> FileEntry:
     return FileEntry(path, stat.st_size, stamp, changed_ns=max(stat.st_mtime_ns, stat.st_ctime_ns))
 
 
+def is_storage_error(error: Exception) -> bool:
+    """Tell whether an error is a file system's word on a place, and no mistake of ours.
+
+    Missing credentials, an unreachable end point and the like are botocore's own errors, no OSErrors.
+    """
+    return isinstance(error, OSError) or type(error).__module__.startswith("botocore")
+
+
 def hash_file(files: Files, path: str) -> str:
     """Return the blake2b digest of a file's bytes, 40 hexadecimal digits."""
     state = hashlib.blake2b(digest_size=DIGEST_BYTES)

@@ -40,7 +40,10 @@ def load_recipe(name: str, recipes: Mapping[str, Callable[[], Any]], default: st
         return normalize(recipes[name](), f"recipe {name}")
     path = Path(name)
     if path.suffix not in (".json", ".toml"):
-        raise SettingsError(f"there is no recipe {name!r}{nearest(name, recipes)}; recipes are {', '.join(recipes)}")
+        raise SettingsError(
+            f"there is no recipe {name!r}{nearest(name, recipes)}; recipes are {', '.join(recipes)}, "
+            "or a file that ends in .json or .toml"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -94,7 +97,7 @@ def apply(value: Any, assignments: Iterable[str], source: str, otherwise: str) -
         if not sign:
             raise SettingsError(f"{source} {assignment}: write it as field=value, such as {source} a.b=3")
         changed = _assign(changed, path.split("."), text, path, source)
-        origins[path] = Origin(path, _read(changed, path), f"{source}; {otherwise} says {_read(value, path)}")
+        origins[path] = Origin(path, read(changed, path), f"{source}; {otherwise} says {read(value, path)}")
     return normalize(changed, source), list(origins.values())
 
 
@@ -186,7 +189,8 @@ def _list(prefix: str, kind: type) -> str:
     return f"; fields are {', '.join(prefix + name for name in _fields(kind))}"
 
 
-def _read(value: Any, path: str) -> object:
+def read(value: Any, path: str) -> object:
+    """Return the value of a dotted field."""
     for name in path.split("."):
         value = getattr(value, name)
     return value

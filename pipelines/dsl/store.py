@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from pipelines.dsl.errors import AlteredError, StoreError
-from pipelines.dsl.files import Files, cache_folder, download, flush_folder, hash_file
+from pipelines.dsl.files import Files, cache_folder, download, flush_folder, hash_file, is_storage_error
 from pipelines.dsl.fingerprint import Fingerprint, code_digest
 from pipelines.dsl.manifest import Manifest, StoredFile, seal, unseal
 
@@ -158,11 +158,8 @@ class Store:
             yield
         except StoreError:
             raise
-        except OSError as error:
-            raise store_error(self.uri, verb, error) from error
         except Exception as error:
-            # Missing credentials and the like are botocore's own errors, no OSErrors.
-            if not type(error).__module__.startswith("botocore"):
+            if not is_storage_error(error):
                 raise
             raise store_error(self.uri, verb, error) from error
 

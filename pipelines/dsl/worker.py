@@ -4,6 +4,7 @@ import errno
 import resource
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -17,10 +18,11 @@ import msgspec
 
 from pipelines.dsl import environment
 from pipelines.dsl.artifact import Artifact
-from pipelines.dsl.canonical import key_of
+from pipelines.dsl.canonical import dotted_name, key_of
 from pipelines.dsl.errors import DslError
 from pipelines.dsl.files import Files
 from pipelines.dsl.manifest import StoredFile
+from pipelines.dsl.modules import entries
 from pipelines.dsl.progress import Reporter
 from pipelines.dsl.runview import RunView
 from pipelines.dsl.stage import Resources, Stage, StageContext
@@ -175,9 +177,17 @@ def _failure(work: Work, error: Exception) -> Failure:
         return Failure("OSError", str(store_error(work.store, "write", error)), "", lasting=True)
     lines = traceback.format_exception(error)
     calm = isinstance(error, ValueError | DslError)
-    trace = "" if isinstance(error, DslError) else "".join(lines)
+    trace = "" if _says_all(work, error) else "".join(lines)
     message = str(error) or "(no message)"
     return Failure(type(error).__name__, message, "\n".join(trace.splitlines()[-TRACE_LINES:]), lasting=calm)
+
+
+def _says_all(work: Work, error: Exception) -> bool:
+    """Tell whether an error was raised on purpose: its class is the words' or the stage's project's own."""
+    top = type(error).__module__.partition(".")[0]
+    file = getattr(sys.modules.get(work.stage.function.__module__), "__file__", None)
+    own = entries(dotted_name(Path(file).resolve())[1]) if file else frozenset[str]()
+    return isinstance(error, DslError) or top in own or f"{top}.py" in own
 
 
 def _cpu_seconds() -> float:

@@ -108,8 +108,9 @@ def read_manifest(uri: str, kind: str) -> Manifest:
 
 
 def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
-    """File system and path of a URI."""
-    fs, path = url_to_fs(uri)
+    """File system and path of a URI. Listings are always fresh: an object store's remembered ones would hide what
+    another process has written meanwhile, such as a train worker's checkpoint."""
+    fs, path = url_to_fs(uri, use_listings_cache=False)
     return fs, str(path)
 
 

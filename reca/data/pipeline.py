@@ -64,5 +64,5 @@ def require_cpu(cpus: float, what: str) -> None:
     if have < cpus:
         raise RuntimeError(
             f"{what} needs {cpus:g} CPUs, the cluster has {have:g}: it would wait forever; start Ray with more CPUs, "
-            "or lower execution.workers or execution.cpus_per_worker"
+            "or lower --context workers or cpus_per_worker"
         )

@@ -74,5 +74,5 @@ def _stalled(seconds: float) -> str:
     free, have = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
     return (
         f"the data stream gave nothing for {seconds:g} s; the cluster has {free:g} of {have:g} CPUs free. With none "
-        "free the reading tasks cannot start: lower execution.workers or execution.cpus_per_worker"
+        "free the reading tasks cannot start: lower --context workers or cpus_per_worker"
     )

@@ -145,7 +145,7 @@ class CaptionRates:
         place: the place of the named object is stated, where no second class is named.
     """
 
-    color: float = 0.1
+    color: float = 0.15
     count: float = 0.2
     relation: float = 0.1
     second: float = 0.1

@@ -1,8 +1,8 @@
 """GenEval's verdict rules (arXiv 2310.11513, `evaluation/evaluate_images.py`) on detections that some detector made.
 
 Pure functions, no model: the same code judges MiniGenEval. Thresholds are strict and compared in float32, as the
-official script does on its float32 boxes. One departure: a NaN is refused and counted, where torch's argmax lets a NaN
-colour win.
+official script does on its float32 boxes. One departure: a NaN is refused and counted. Officially a NaN score drops its
+box, a NaN box holds no relation, and torch's argmax lets a NaN colour win; `official=True` does so too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -134,10 +134,11 @@ def read_prompts(lines: Iterable[str | bytes]) -> list[Prompt]:
     return prompts
 
 
-def color_of(logits: Sequence[float], names: Sequence[str] = COLORS) -> str | None:
-    """Colour word of the largest logit, the first on ties; None where a logit is NaN (officially the NaN wins)."""
+def color_of(logits: Sequence[float], names: Sequence[str] = COLORS, official: bool = False) -> str | None:
+    """Colour word of the largest logit, the first on ties; None where one is NaN (officially the first NaN wins)."""
     values = np.asarray(logits, dtype=np.float32)
-    return None if np.isnan(values).any() else names[int(values.argmax())]
+    # numpy's argmax, like torch's, takes the first NaN for the largest.
+    return None if np.isnan(values).any() and not official else names[int(values.argmax())]
 
 
 def keep(detections: Sequence[Detection], tag: str, options: Options) -> dict[str, tuple[Detection, ...]]:
@@ -151,11 +152,11 @@ def keep(detections: Sequence[Detection], tag: str, options: Options) -> dict[st
 
 
 def overlap(first: Detection, second: Detection) -> float:
-    """Intersection over union with GenEval's areas, which count both border pixels."""
-    a, b = first.box, second.box
+    """Intersection over union in float32, with GenEval's areas, which count both border pixels."""
+    a, b = (tuple(np.float32(value) for value in item.box) for item in (first, second))
     shared = _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
     union = _area(a) + _area(b) - shared
-    return shared / union if union else 0.0
+    return float(shared / union) if union else 0.0
 
 
 def relations(first: Detection, second: Detection, threshold: float = Options().position_threshold) -> tuple[str, ...]:
@@ -175,15 +176,24 @@ def relations(first: Detection, second: Detection, threshold: float = Options().
     return tuple(name for name, size in holds.items() if size > LEAST_DIRECTION)
 
 
-def judge(prompt: Prompt, detections: Sequence[Detection], options: Options | None = None) -> Verdict:
+def judge(
+    prompt: Prompt, detections: Sequence[Detection], options: Options | None = None, official: bool = False
+) -> Verdict:
     """Decide whether the detections satisfy a prompt, by GenEval's rules.
 
     `include` entries look only at their `count` most confident boxes; relations hold between every taken box and every
     target box; `exclude` entries fail when that many boxes exist.
+
+    Args:
+        prompt: what is asked.
+        detections: everything the detector saw, with colours where a prompt asks for them.
+        options: thresholds; None takes GenEval's.
+        official: treat a NaN as the official script does instead of refusing it.
     """
     options = options or Options()
-    kept = keep([d for d in detections if not _has_nan(d)], prompt.tag, options)
-    broken = next((d for d in detections if _has_nan(d)), None)
+    broken = None if official else next((d for d in detections if _has_nan(d)), None)
+    sound = [d for d in detections if not (np.isnan(d.score) if official else _has_nan(d))]
+    kept = keep(sound, prompt.tag, options)
     if broken is not None:
         return Verdict(
             False, (), kept, f"detection of {broken.name} holds a NaN: box {broken.box}, score {broken.score}"
@@ -292,13 +302,14 @@ def _suppress(items: list[Detection], limit: float) -> tuple[Detection, ...]:
         return tuple(items)
     chosen: list[Detection] = []
     for item in items:
-        if all(overlap(best, item) < limit for best in chosen):
+        if all(np.float32(overlap(best, item)) < np.float32(limit) for best in chosen):
             chosen.append(item)
     return tuple(chosen)
 
 
-def _area(box: tuple[float, float, float, float]) -> float:
-    return max(box[2] - box[0] + 1, 0.0) * max(box[3] - box[1] + 1, 0.0)
+def _area(box: Sequence[np.float32]) -> np.float32:
+    one, none = np.float32(1), np.float32(0)
+    return max(box[2] - box[0] + one, none) * max(box[3] - box[1] + one, none)
 
 
 def _has_nan(item: Detection) -> bool:

@@ -3,8 +3,8 @@
 A model redraws each picture from its understanding embeddings and a template prompt; the MiniGenEval scorer reads the
 result, which is compared with the true scene. Chance is measured, not assumed: the same reconstructions against the
 next picture's scene, which also charges overfilled pictures. Pictures are drawn without guidance: their condition says
-everything, and guidance against an empty caption pulls away from it (the tiny Show-o after RecA keeps .82 of the
-classes without and .62 with guidance 2; before RecA .38 and .67).
+everything, and guidance against an empty caption pulls away from it (after RecA on a tiny Show-o .82 of the classes
+came back without, .62 with guidance 2; before RecA .38 and .67).
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ from reca.data.scenes import CELL, LATTICE, Scene, SceneObject, render
 from reca.evaluation.geneval import Detection
 from reca.evaluation.minigeneval.prompts import image_seed
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
-from reca.evaluation.minigeneval.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.pictures import fitted
+from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.understanding import held_out_scenes
 from reca.models.base import UnifiedModel
 from reca.objectives import template_for

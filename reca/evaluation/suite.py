@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from reca.config import EvaluationConfig
 from reca.evaluation.minigeneval import evaluate as minigeneval
 from reca.evaluation.minigeneval.evaluate import MiniGenEvalDifference, MiniGenEvalResult
-from reca.evaluation.minigeneval.statistics import Estimate, differences
 from reca.evaluation.pictures import png, unpng
 from reca.evaluation.reconstruction import MEASURES, ReconstructionResult, reconstruction
+from reca.evaluation.statistics import Estimate, differences
 from reca.evaluation.understanding import UnderstandingResult, understanding
 from reca.models.base import UnifiedModel
 

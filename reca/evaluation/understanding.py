@@ -13,8 +13,8 @@ import torch
 from reca.config import EvaluationConfig
 from reca.data.scenes import QUESTION_KINDS, Scene, ask, render
 from reca.data.sets import generator, scene_at
-from reca.evaluation.minigeneval.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.pictures import fitted
+from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.models.base import UnifiedModel
 
 HELD_OUT = "held-out"

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reca.models.base import UnifiedModel
 
-FAMILIES = {"showo": "ShowoModel", "openuni": "OpenUniModel", "janus": "JanusProModel"}
+FAMILIES = {
+    "showo": "ShowoModel",
+    "harmon": "HarmonModel",
+    "janus": "JanusProModel",
+    "openuni": "OpenUniModel",
+    "bagel": "BagelModel",
+}
 """Room under `reca.models` -> class in its module `model`; imported only when asked for."""
 
 

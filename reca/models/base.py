@@ -25,7 +25,8 @@ Batch = Mapping[str, Tensor]
 """Named tensors, batch axis first. Each family documents its names and shapes in `collate`."""
 
 Draws = Mapping[str, Tensor]
-"""Named random choices of one step, batch axis first. Each family documents them in `draw`."""
+"""Named random choices of one step, batch axis first (those of `draw_shared` have none). Each family documents them in
+`draw`."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,14 @@ class UnifiedModel(nn.Module, ABC):
     @abstractmethod
     def draw(self, task: Task, batch: Batch, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Make every random choice of one step from one 63-bit seed per example, whatever else is in the batch."""
+
+    def draw_shared(self, task: Task, seed: int) -> dict[str, Tensor]:
+        """Random choices that hold for the whole global batch (no batch axis), from one 63-bit seed of the update.
+
+        Every worker has the same seed, however the batch is split. `loss` takes them among its draws. None by default.
+        """
+        del task, seed
+        return {}
 
     @abstractmethod
     def loss(self, task: Task, batch: Batch, draws: Draws) -> LossTerm:

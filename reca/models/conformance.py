@@ -30,6 +30,7 @@ from reca.objectives import templates
 
 TASKS: tuple[Task, ...] = get_args(Task)
 SEEDS = (11, 12, 13)
+SHARED_SEED = 14
 
 SAME_PICTURE = 2.0
 """Largest difference, in 1/255, of a picture drawn alone and in a batch: matrix products of another shape round
@@ -103,7 +104,7 @@ class Conformance:
     def term(self, model: UnifiedModel, task: Task, rows: Sequence[int] = (0, 1, 2)) -> LossTerm:
         """Loss of some of the three examples, each with its own seed."""
         batch = self.batch(model, task, rows)
-        return model.loss(task, batch, model.draw(task, batch, [SEEDS[row] for row in rows]))
+        return model.loss(task, batch, _all_draws(model, task, batch, [SEEDS[row] for row in rows]))
 
     def generate(self, rows: Sequence[int] = (0, 1, 2), seeds: Sequence[int] = SEEDS, guidance: float = 0.0) -> Tensor:
         """Pictures of some of the captions."""
@@ -127,7 +128,7 @@ class Conformance:
         work: dict[Task, tuple[Batch, Draws]] = {}
         for task in self.tasks:
             batch = self.batch(model, task)
-            work[task] = (batch, model.draw(task, batch, SEEDS))
+            work[task] = (batch, _all_draws(model, task, batch, SEEDS))
         return Overfitting(model, work, self.updates)
 
     # Checks
@@ -142,7 +143,7 @@ class Conformance:
             draws = self.model.draw(task, batch, SEEDS)
             rows = all(value.shape[0] == 3 for value in (*batch.values(), *draws.values()))
             yield _holds(f"{task}: batch and draws have one row per example", rows)
-            term = self.model.loss(task, batch, draws)
+            term = self.model.loss(task, batch, _all_draws(self.model, task, batch, SEEDS))
             scalars = all(value.dtype == torch.float32 and value.ndim == 0 for value in (term.total, term.count))
             yield _holds(f"{task}: loss is two float32 scalars", scalars)
             yield _holds(f"{task}: loss is finite and counts something", _finite(term.total) and bool(term.count > 0))
@@ -236,6 +237,11 @@ class Conformance:
                 self.build().save(Path(place, "untouched"))
                 same = _same_values(came, _stored(Path(place, "untouched")))
                 yield _holds("save: an untouched checkpoint as it came", same)
+
+
+def _all_draws(model: UnifiedModel, task: Task, batch: Batch, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """What training gives to `loss`: the draws of each example, and those of the whole global batch."""
+    return {**model.draw(task, batch, seeds), **model.draw_shared(task, SHARED_SEED)}
 
 
 def default_texts() -> dict[Task, list[str]]:

@@ -45,7 +45,7 @@ class BaseRecipe:
         seed: seed of weights, scenes, captions and order.
     """
 
-    updates: int = 5000
+    updates: int = 4200
     batch_size: int = 48
     scenes: int = 24_000
     learning_rate: float = 1.5e-3

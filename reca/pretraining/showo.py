@@ -14,7 +14,7 @@ from reca.models.showo.magvit import Magvit
 from reca.models.showo.model import ShowoModel
 from reca.models.showo.pixels import plain_resize
 from reca.models.showo.sequences import IGNORED
-from reca.models.showo.tokenizer import build_word_tokenizer
+from reca.models.words import build_word_tokenizer
 from reca.objectives import templates
 from reca.pretraining.config import TokenizerRecipe
 from reca.pretraining.family import Redrawn, TinyFamily

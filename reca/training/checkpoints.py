@@ -19,12 +19,12 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import msgspec
 from fsspec import AbstractFileSystem
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reca.data.files import filesystem
 from reca.training.job import StorageError, TrainingError
 from reca.training.state import TrainingState, UpdateRecord
 
@@ -83,12 +83,12 @@ class WorkFolder:
     @property
     def fs(self) -> AbstractFileSystem:
         """File system of `uri`."""
-        return fsspec.url_to_fs(self.uri)[0]
+        return filesystem(self.uri)[0]
 
     @property
     def root(self) -> str:
         """Path of the work folder inside `fs`."""
-        return str(fsspec.url_to_fs(self.uri)[1]).rstrip("/")
+        return filesystem(self.uri)[1].rstrip("/")
 
     @property
     def attempts(self) -> str:

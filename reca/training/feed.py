@@ -58,7 +58,7 @@ class Part:
         keys: sample keys, in batch order.
         seeds: seed of each sample's draws.
         batch: collated tensors.
-        draws: the random choices made from the seeds.
+        draws: the random choices made from the seeds, and those shared by the whole global batch.
     """
 
     keys: list[str]
@@ -70,8 +70,8 @@ class Part:
 def prepare(
     model: UnifiedModel, tasks: Sequence[Task], slices: Mapping[str, Slice], update: int, seed: int
 ) -> dict[Task, Part]:
-    """Collate and draw for every task of one update. Draws depend on (seed, update, position, task), never on the
-    worker."""
+    """Collate and draw for every task of one update. Draws depend on (seed, update, position, task), and shared ones on
+    (seed, update, task), never on the worker."""
     parts: dict[Task, Part] = {}
     for task in tasks:
         rows = slices[STREAM_OF[task]]
@@ -81,7 +81,8 @@ def prepare(
         ]
         seeds = [sample_seed(seed, update, position, task) for position in rows.positions]
         batch = model.collate(task, examples)
-        parts[task] = Part([row.key for row in rows.rows], seeds, batch, model.draw(task, batch, seeds))
+        shared = model.draw_shared(task, sample_seed(seed, update, 0, f"{task} shared"))
+        parts[task] = Part([row.key for row in rows.rows], seeds, batch, {**model.draw(task, batch, seeds), **shared})
     return parts
 
 

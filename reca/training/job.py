@@ -3,10 +3,10 @@
 import json
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from typing import Any, cast
 
-import fsspec
-
-from reca.config import ExecutionConfig, TrainingConfig
+from reca.config import ExecutionConfig, TrainingConfig, out_of_range
+from reca.data.files import filesystem
 from reca.objectives import task_weights
 
 Stream = str
@@ -129,22 +129,8 @@ def check_config(config: TrainingConfig) -> None:
     Raises:
         ValueError: naming the field, its value and the mend.
     """
-    least = {
-        "updates": 1,
-        "batch_size": 1,
-        "checkpoint_every": 1,
-        "warmup_updates": 0,
-        "grad_clip": 0,
-        "weight_decay": 0,
-    }
-    for name, floor in least.items():
-        value = getattr(config, name)
-        if not value >= floor:
-            raise ValueError(f"training.{name} is {value}; it must be at least {floor}")
-    if not 0 < config.learning_rate < float("inf"):
-        raise ValueError(f"training.learning_rate is {config.learning_rate}; it must be above 0 and finite")
-    if not 0 <= config.ema_decay < 1:
-        raise ValueError(f"training.ema_decay is {config.ema_decay}; it must be in [0, 1)")
+    for problem in out_of_range(config, "training."):
+        raise ValueError(problem)
     task_weights(config)
 
 
@@ -164,13 +150,13 @@ def job_digest(job: TrainingJob) -> str:
 
 def _listing(uri: str) -> list[tuple[str, int, str]]:
     """Relative name, size and (for files up to 1 MiB, such as manifests) digest of every file below `uri`."""
-    fs, root = fsspec.url_to_fs(uri)
-    found = fs.find(root, detail=True)
+    fs, root = filesystem(uri)
+    found = cast("dict[str, dict[str, Any]]", fs.find(root, detail=True))
     if not found:
         raise ValueError(f"{uri}: missing or empty; training needs this folder, check the path")
     rows: list[tuple[str, int, str]] = []
     for path, info in sorted(found.items()):
         small = info["size"] <= 1 << 20
-        digest = blake2b(fs.cat_file(path), digest_size=16).hexdigest() if small else ""
+        digest = blake2b(cast(bytes, fs.cat_file(path)), digest_size=16).hexdigest() if small else ""
         rows.append((path.removeprefix(root).lstrip("/"), int(info["size"]), digest))
     return rows

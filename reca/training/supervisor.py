@@ -56,13 +56,13 @@ def check_capacity(job: TrainingJob, cluster: Mapping[str, float]) -> None:
     asked = job.execution
     if asked.workers < 1 or not asked.cpus_per_worker > 0:
         raise CapacityError(
-            f"execution.workers is {asked.workers} and execution.cpus_per_worker {asked.cpus_per_worker:g}; training "
-            "needs at least 1 worker and more than 0 CPUs for each"
+            f"workers is {asked.workers} and cpus_per_worker {asked.cpus_per_worker:g}; training needs at least 1 "
+            "worker and more than 0 CPUs for each (--context workers=..., cpus_per_worker=...)"
         )
     if job.training.batch_size % asked.workers:
         raise CapacityError(
-            f"training.batch_size {job.training.batch_size} cannot be split evenly over execution.workers "
-            f"{asked.workers}; choose a multiple"
+            f"training.batch_size {job.training.batch_size} cannot be split evenly over "
+            f"{asked.workers} workers; choose a multiple, or other --context workers"
         )
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
     data_cpus = DATA_CPUS if asked.read_ahead else 0.0
@@ -71,14 +71,14 @@ def check_capacity(job: TrainingJob, cluster: Mapping[str, float]) -> None:
         fitting = max(0, int((cpus - data_cpus) / asked.cpus_per_worker))
         raise CapacityError(
             f"{asked.workers} train workers of {asked.cpus_per_worker:g} CPU and {data_cpus:g} CPU for data need "
-            f"{need:g} CPUs; the cluster holds {cpus:g}. Set execution.workers to {fitting} or less, or "
-            "execution.cpus_per_worker lower"
+            f"{need:g} CPUs; the cluster holds {cpus:g}. Set --context workers={fitting} or less, or "
+            "--context cpus_per_worker lower"
         )
     need = asked.workers * asked.gpus_per_worker
     if need > gpus:
         raise CapacityError(
             f"{asked.workers} train workers of {asked.gpus_per_worker:g} GPU need {need:g} GPUs; the cluster holds "
-            f"{gpus:g}. Lower execution.workers, or set execution.gpus_per_worker=0 to train on CPUs"
+            f"{gpus:g}. Lower --context workers, or set --context gpus_per_worker=0 to train on CPUs"
         )
 
 
@@ -226,7 +226,7 @@ class _Watch:
         return (
             f"no update for {self.job.stall_seconds:.0f} s after {self._where()} ({self._resources()}). The run was "
             f"ended; its checkpoints are in {self.job.work_uri}. If the cluster is busy, wait or lower "
-            "execution.workers; then run the same command again to continue"
+            "--context workers; then run the same command again to continue"
         )
 
     def _where(self) -> str:
@@ -238,7 +238,10 @@ def _bring_home(job: TrainingJob, work: "WorkFolder", result: dict[str, Any]) ->
     from reca.training.checkpoints import read_history
     from reca.training.progress import write_curve
 
-    folder, manifest = work.candidates()[0]
+    found = [(folder, manifest) for folder, manifest in work.candidates() if manifest.final]
+    if not found:
+        raise TrainingError(f"{work.uri}: the workers ended without a final checkpoint; run the same command again")
+    folder, manifest = found[0]
     output, asked = Path(job.output), job.execution
     fetched = output / ".final"
     if not work.fetch(folder, manifest, fetched):

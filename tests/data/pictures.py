@@ -54,6 +54,18 @@ def grey16_png() -> bytes:
     return save(Image.fromarray(values), "PNG")
 
 
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def rgb16_png() -> bytes:
+    """16-bit colour, which Pillow reads but cannot write: 0, 257 x 128 and 65535 in thirds, in all three channels."""
+    row = np.repeat(np.array([0, 128 * 257, 65535], ">u2"), 16)[:, None].repeat(3, 1).tobytes()
+    header = struct.pack(">IIBBBBB", 48, 32, 16, 2, 0, 0, 0)
+    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress((b"\0" + row) * 32)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
 def cmyk_jpeg() -> bytes:
     return save(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95, subsampling=0)
 
@@ -65,12 +77,8 @@ def animated(kind: str) -> bytes:
 
 def bomb_png(width: int = 60_000, height: int = 60_000) -> bytes:
     """A few dozen bytes that claim 3.6 billion pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import BAD, cmyk_jpeg, gradient, grey16_png, jpeg, png, save, turned_jpeg
+from pictures import BAD, cmyk_jpeg, gradient, grey16_png, jpeg, png, rgb16_png, save, turned_jpeg
 from PIL import Image
 
 from reca.data.decode import DecodeError, check, decode
@@ -54,8 +54,9 @@ def test_damaged_exif_neither_matters_nor_warns() -> None:
     assert done.stderr == ""
 
 
-def test_16_bit_grey_keeps_its_range() -> None:
-    rgb = decode(grey16_png())
+@pytest.mark.parametrize("image", [grey16_png(), rgb16_png()], ids=["grey", "colour"])
+def test_16_bit_pictures_keep_their_range(image: bytes) -> None:
+    rgb = decode(image)
     assert rgb.shape == (32, 48, 3)
     assert [int(rgb[0, x, c]) for x in (0, 20, 47) for c in range(3)] == [0] * 3 + [128] * 3 + [255] * 3
 

@@ -1,10 +1,9 @@
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
+from object_store import s3_bucket
 from pictures import jpeg, png
 
 from reca.config import DataConfig
@@ -14,20 +13,8 @@ from reca.data.sources import BLOCK_ROWS, Fault, FolderSource, Kind, SourceError
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    before = dict(os.environ)
-    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    os.environ |= {"AWS_DEFAULT_REGION": "us-east-1"}
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("pictures")
-    yield "s3://pictures"
-    server.stop()
-    # fsspec keeps a file system per arguments, and the address of this server is not among them.
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    os.environ.clear()
-    os.environ.update(before)
+    with s3_bucket() as uri:
+        yield uri
 
 
 def rows(source: FolderSource | TwemojiSource) -> list[Row | Fault]:

@@ -8,7 +8,7 @@ import torch
 from reca.models.base import Example
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
 from reca.models.showo.model import ShowoModel
-from reca.models.showo.tokenizer import build_word_tokenizer
+from reca.models.words import build_word_tokenizer
 
 WORDS = ("a red cat and two blue dogs", "what colour is the cat?", "describe the image in detail", "answer briefly")
 

@@ -8,7 +8,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reca.models.checkpoint import find_weights, load_strict, read_tensors, write_tensors
+from reca.models.checkpoint import (
+    find_weights,
+    load_strict,
+    read_tensors,
+    stored_names,
+    write_sharded,
+    write_tensors,
+)
 from reca.models.errors import CheckpointError
 
 
@@ -106,3 +113,38 @@ def test_bfloat16_storage_keeps_integers_and_halves_floats(tmp_path: Path) -> No
     wanted = empty()
     load_strict(wanted, tmp_path / "part" / "model.safetensors")
     assert wanted["a.weight"].dtype == torch.float32
+
+
+def test_shards_are_numbered_indexed_and_named_without_reading(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 2), "c": torch.zeros(7, dtype=torch.long)}
+    write_sharded(tensors, tmp_path, dtype=torch.bfloat16, shard_bytes=20)
+    index = tmp_path / "model.safetensors.index.json"
+    assert find_weights(tmp_path) == index
+    assert json.loads(index.read_text()) == {
+        "metadata": {"total_size": 6 * 2 + 4 * 2 + 7 * 8},
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00001-of-00002.safetensors",
+            "c": "model-00002-of-00002.safetensors",
+        },
+    }
+    assert stored_names(index) == set(tensors)
+    found = dict(read_tensors(index))
+    assert all(torch.equal(found[name], value.to(found[name].dtype)) for name, value in tensors.items())
+    assert {name: value.dtype for name, value in found.items()} == {
+        "a": torch.bfloat16,
+        "b": torch.bfloat16,
+        "c": torch.long,
+    }
+
+
+def test_small_checkpoints_are_one_file_and_pickles_are_named_too(tmp_path: Path) -> None:
+    write_sharded({"a": torch.ones(3)}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert stored_names(tmp_path / "model.safetensors") == {"a"}
+    torch.save({"b": torch.ones(1)}, tmp_path / "pytorch_model.bin")
+    assert stored_names(tmp_path / "pytorch_model.bin") == {"b"}
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    for name in ("model.safetensors", "gone.safetensors"):
+        with pytest.raises(CheckpointError, match=name):
+            stored_names(tmp_path / name)

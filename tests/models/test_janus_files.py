@@ -13,7 +13,7 @@ from reca.models.errors import CheckpointError
 from reca.models.janus.config import Processing, read_processing
 from reca.models.janus.model import JanusProModel
 from reca.models.janus.tokenizer import build_word_tokenizer, find_marks
-from reca.models.showo.tokenizer import build_word_tokenizer as build_plain_tokenizer
+from reca.models.words import build_word_tokenizer as build_plain_tokenizer
 
 
 @pytest.fixture

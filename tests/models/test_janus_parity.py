@@ -9,13 +9,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 from janus_tiny import examples, noise, tiny_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.janus.processing_janus import JanusProcessor
 
 from reca.models.base import Task
+from reca.models.janus.collation import IGNORED, Collator
+from reca.models.janus.config import Sizes
 from reca.models.janus.model import JanusProModel
+from reca.models.janus.tokenizer import ENDS, IMAGE_MARKS, ROLES, find_marks
 from reca.models.janus.vq import image_codes
 
 PROMPTS = ["a red cat", "two blue dogs and a cat", "a cat and a red cat"]
@@ -75,6 +79,49 @@ def test_ids_are_those_of_the_published_processor(model: JanusProModel, processo
     ours = model.collator.questions(QUESTIONS, 4)
     assert torch.equal(ours["ids"], found["input_ids"])
     assert torch.equal(ours["mask"], found["attention_mask"].bool())
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is an id, blanks and line ends too, and a start mark is put in front, as by the published one."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ENDS, extra_special_tokens=IMAGE_MARKS)
+    fast.add_tokens(list(ROLES), special_tokens=True)
+    start = (fast.bos_token, fast.bos_token_id)
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start[0]} $A", pair=f"{start[0]} $A $B", special_tokens=[start]
+    )
+    return fast
+
+
+def test_every_blank_line_end_and_the_system_prompt_are_the_published_ones(
+    bytes_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    size = {"height": 16, "width": 16}
+    processor = JanusProcessor(
+        JanusImageProcessorPil(size=size), bytes_tokenizer, use_default_system_prompt=True, num_image_tokens=16
+    )
+    sizes = Sizes(16, features=16, codes=16, codebook=32, vocabulary=300, context=600, image_token=0)
+    ours = Collator(bytes_tokenizer, find_marks(bytes_tokenizer, "bytes"), sizes, system_prompt=True)
+    texts = [f"<|User|>: <image_placeholder>\n{question}\n\n<|Assistant|>:" for question in QUESTIONS]
+    images = [picture.permute(1, 2, 0).numpy() for picture in noise(3)]
+    found = processor(text=texts, images=images, padding=True)
+    assert torch.equal(ours.questions(QUESTIONS, 4)["ids"], found["input_ids"])
+    texts = [f"<|User|>: {prompt}\n\n<|Assistant|>:" for prompt in PROMPTS]
+    found = processor(text=texts, generation_mode="image", padding=True)
+    assert torch.equal(ours.captions([f" {prompt} " for prompt in PROMPTS], PROMPTS)["ids"], found["input_ids"])
+    answered = ours.instructions(["what is it?\na cat"], ["row"])
+    labelled = answered["labels"][0][answered["labels"][0] != IGNORED].tolist()
+    assert bytes_tokenizer.decode(labelled) == f" a cat{bytes_tokenizer.eos_token}"
+    template = ours.templates(["draw it"], ["row"])["ids"][0].tolist()
+    places = "<image_placeholder>" * 16
+    assert bytes_tokenizer.decode(template) == (
+        f"{bytes_tokenizer.bos_token}<|User|>: <begin_of_image>{places}<end_of_image>\ndraw it\n\n<|Assistant|>:"
+        "<begin_of_image>"
+    )
 
 
 def test_features_are_those_of_the_published_processor_and_encoder(

@@ -18,7 +18,7 @@ from reca.models.openuni.files import read_config
 from reca.models.openuni.model import OpenUniModel
 from reca.models.openuni.tokenizer import SPECIAL
 from reca.models.openuni.understanding import published_state
-from reca.models.showo.tokenizer import build_word_tokenizer
+from reca.models.words import build_word_tokenizer
 
 Weights = dict[str, Tensor]
 

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from pipelines import pretrain
-from pipelines.recipes import RECIPES, showo_256, showo_512
-from reca.config import RecaRecipe
+from pipelines.dsl import SettingsError, main
+from pipelines.reca import reca as reca_pipeline
+from pipelines.recipes import RECIPES, check
+from pipelines.released_recipes import RELEASED, showo_256, showo_512
+from reca.config import ExecutionConfig, RecaRecipe
+from reca.models import FAMILIES
 from reca.models.showo.config import SHOWO_256, SHOWO_512, ShowoConfig
 from reca.models.showo.model import ShowoModel
 from reca.training.job import check_config
@@ -40,6 +44,14 @@ def test_released_recipes_have_the_authors_hyper_parameters(recipe: RecaRecipe) 
     assert (recipe.evaluation.sampling.guidance, recipe.evaluation.sampling.steps) == (5.0, 50)
 
 
+@pytest.mark.parametrize("recipe", [make() for make in RELEASED], ids=lambda recipe: recipe.name)
+def test_only_shared_transformers_train_on_image_to_text(recipe: RecaRecipe) -> None:
+    assert recipe.model.family in FAMILIES
+    decoupled = recipe.model.family in ("openuni", "bagel")
+    assert (recipe.training.lambda_i2t == 0) == decoupled
+    assert recipe.training.lambda_t2i == 0
+
+
 @pytest.mark.parametrize(("config", "codes"), [(SHOWO_256, 256), (SHOWO_512, 1024)])
 def test_released_sizes_build_on_the_meta_device(config: ShowoConfig, codes: int) -> None:
     with torch.device("meta"):
@@ -57,6 +69,66 @@ def test_plan_names_the_nearest_key_and_the_wanted_type() -> None:
     wrong = reca("plan", "--set", "training.updates=many")
     assert wrong.returncode == 2
     assert "int" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["training.updates=-5"], "training.updates is -5; it must lie in [1, inf)"),
+        (["training.learning_rate=0"], "training.learning_rate is 0.0; it must lie in (0, inf)"),
+        (["training.ema_decay=1"], "training.ema_decay is 1.0; it must lie in [0, 1)"),
+        (["data.max_quarantined=5"], "data.max_quarantined is 5.0; it must lie in [0, 1]"),
+        (["evaluation.sampling.steps=0", "gates.colors=-1"], "evaluation.sampling.steps is 0; it must lie in [1, inf)"),
+        (["training.lambda_recon=0", "training.lambda_i2t=0"], "every lambda is 0"),
+        (["data.source="], "data.source is empty; give the path or URL of a folder"),
+        (["data.instruction_source="], "data.instruction_source is empty"),
+        (["data.images=0"], "twemoji needs a number of at least 1"),
+        (["training.batch_size=63"], "training.batch_size 63 cannot be split evenly over 2 workers; choose a multiple"),
+        (["workers=3"], "--set workers=3: workers says how a job runs; write --context workers=VALUE"),
+        (["execution.workers=3"], "write --context workers=VALUE"),
+    ],
+)
+def test_what_could_only_fail_hours_later_is_refused_by_plan_and_run(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("plan", "run"):
+        argv = [verb, "--store", str(tmp_path / "store"), *(f"--set={word}" for word in words)]
+        assert main(reca_pipeline, RECIPES, "tiny_showo", argv, ExecutionConfig(), check) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_each_set_of_pictures_is_keyed_by_its_own_settings_and_content(tmp_path: Path) -> None:
+    """Encoding is what costs: changing one set, or moving a folder, must not encode the other set again."""
+    for name in ("here", "moved", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"another" if name == "other" else b"picture")
+
+    def changed(**data: object) -> set[str]:
+        start = RECIPES["smoke"]()
+        before, after = (
+            {node.name: node.key for node in reca_pipeline.build(replace(start, data=config)).nodes}
+            for config in (replace(start.data, source=str(tmp_path / "here")), replace(start.data, **data))
+        )
+        return {name for name, key in before.items() if after[name] != key}
+
+    here, moved, other = (str(tmp_path / name) for name in ("here", "moved", "other"))
+    assert changed(source=moved) == set()
+    assert "prepare images" in changed(source=other)
+    assert not {"prepare instructions", "encode instructions"} & changed(source=other)
+    assert "prepare instructions" in changed(source=here, instructions=64)
+    assert not {"prepare images", "encode images"} & changed(source=here, instructions=64)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_context_that_cannot_work_is_refused(workers: int) -> None:
+    with pytest.raises(SettingsError, match=rf"--context workers is {workers}; it must lie in \[1, inf\)"):
+        check(RECIPES["smoke"](), ExecutionConfig(workers=workers))
+
+
+def test_released_recipes_ask_for_pictures() -> None:
+    with pytest.raises(SettingsError, match=r"data\.source is empty.*data\.instruction_source is empty"):
+        check(showo_256(), ExecutionConfig())
 
 
 def test_a_missing_source_or_checkpoint_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from training_toy import ToyFeed, ToyModel
@@ -36,9 +37,13 @@ def fill(work: WorkFolder, local: Path) -> TrainingState:
     return state
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def work(request: pytest.FixtureRequest, tmp_path: Path) -> WorkFolder:
-    uri = str(tmp_path / "work") if request.param == "local" else f"memory://runs-{uuid.uuid4().hex}/work"
+    if request.param == "local":
+        uri = str(tmp_path / "work")
+    else:
+        root = "memory:/" if request.param == "memory" else request.getfixturevalue("s3")
+        uri = f"{root}/runs-{uuid.uuid4().hex}/work"
     folder = WorkFolder(uri, "first", "job")
     folder.take_lease()
     return folder
@@ -82,6 +87,23 @@ def test_a_damaged_checkpoint_is_passed_over(work: WorkFolder, tmp_path: Path, d
     state = fresh()
     assert resume(state, work)
     assert state.update == 6
+
+
+def test_what_another_process_wrote_is_seen(work: WorkFolder, tmp_path: Path) -> None:
+    """A driver lists the folder before the workers write to it; object stores' file systems remember listings."""
+    fill(work, tmp_path / "local")
+    assert work.candidates()[0][1].update == 8
+    folder = tmp_path / "later"
+    folder.mkdir()
+    state = fresh()
+    state.update = 9
+    write_checkpoint(folder, state, work.job, 1, 1, final=True)
+    other_process = fsspec.url_to_fs(work.uri, skip_instance_cache=True)[0]
+    place = f"{work.attempts}/{work.attempt}/u00000009"
+    other_process.makedirs(f"{place}/model", exist_ok=True)
+    for name in sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()):
+        other_process.put_file(str(folder / name), f"{place}/{name}")
+    assert work.candidates()[0][1].update == 9
 
 
 def test_checkpoints_of_another_job_are_not_taken(work: WorkFolder, tmp_path: Path) -> None:

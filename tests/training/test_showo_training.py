@@ -13,7 +13,7 @@ from reca.config import TrainingConfig
 from reca.data.order import SampleOrder
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
 from reca.models.showo.model import ShowoModel
-from reca.models.showo.tokenizer import build_word_tokenizer
+from reca.models.words import build_word_tokenizer
 from reca.objectives import templates
 from reca.training.checkpoints import WorkFolder, resume, write_checkpoint
 from reca.training.feed import Slice

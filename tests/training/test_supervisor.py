@@ -151,13 +151,13 @@ def test_a_run_that_gets_no_workers_ends_with_the_numbers(cluster: str, inputs: 
     [
         (
             ExecutionConfig(workers=8, cpus_per_worker=0.5),
-            "need 5 CPUs; the cluster holds 2. Set execution.workers to 2",
+            "need 5 CPUs; the cluster holds 2. Set --context workers=2",
         ),
         (ExecutionConfig(workers=2, gpus_per_worker=1), "need 2 GPUs; the cluster holds 0"),
         (ExecutionConfig(workers=3, cpus_per_worker=0.1), "batch_size 64 cannot be split evenly"),
         (
             ExecutionConfig(workers=4, cpus_per_worker=0.6, read_ahead=False),
-            "need 2.4 CPUs; .* Set execution.workers to 3",
+            "need 2.4 CPUs; .* Set --context workers=3",
         ),
         (ExecutionConfig(workers=0), "at least 1"),
     ],

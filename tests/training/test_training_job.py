@@ -38,7 +38,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"updates": 0}, "training.updates is 0; it must be at least 1"),
+        ({"updates": 0}, r"training.updates is 0; it must lie in \[1, inf\)"),
         ({"batch_size": 0}, "training.batch_size"),
         ({"checkpoint_every": 0}, "training.checkpoint_every"),
         ({"learning_rate": float("nan")}, "training.learning_rate"),

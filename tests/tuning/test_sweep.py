@@ -34,6 +34,15 @@ def test_wrong_calls_name_the_mend(capsys: pytest.CaptureFixture[str], words: li
     assert message in capsys.readouterr().err
 
 
+def test_help_has_examples_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "python tuning/sweep.py run --recipe smoke --trials 4" in out
+    assert "tiny_showo, smoke" in out
+
+
 def test_missing_checkpoint_is_named_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--recipe", "smoke", "--store", str(tmp_path / "store"), "--set", "model.checkpoint=/no/such/folder"]
     assert main(words) == 1

@@ -14,8 +14,8 @@ from reca.config import EvaluationConfig, SamplingConfig
 from reca.evaluation.geneval import TASKS, Detection, Prompt, judge, judge_strictly
 from reca.evaluation.minigeneval.prompts import BENCHMARK, Split, image_seed, item_names, prompts
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
-from reca.evaluation.minigeneval.statistics import Estimate, differences, estimates
 from reca.evaluation.pictures import png, unpng
+from reca.evaluation.statistics import Estimate, differences, estimates
 from reca.models.base import UnifiedModel
 
 RESULT, RECORDS, IMAGES = "minigeneval.json", "minigeneval.jsonl", "minigeneval.parquet"

@@ -7,7 +7,7 @@ import msgspec
 
 from reca.config import EvaluationConfig, SamplingConfig
 from reca.evaluation.minigeneval.evaluate import evaluate
-from reca.evaluation.minigeneval.statistics import OVERALL, Estimate
+from reca.evaluation.statistics import OVERALL, Estimate
 from reca.models.base import UnifiedModel
 
 

@@ -21,7 +21,7 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 from reca.models.base import Example, Task
 from reca.models.janus.config import Sizes
 from reca.models.janus.tokenizer import IMAGE_MARKS, Marks
-from reca.models.showo.tokenizer import text_ids
+from reca.models.words import text_ids
 
 IGNORED = -100
 """Label that no loss counts."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, LlamaModel
 
-from reca.models.showo.attention import additive
+from reca.models.attention import additive
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
+from reca.models.attention import BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import find_weights, load_strict, stored_names, write_sharded
 from reca.models.janus.collation import IGNORED, Collator
@@ -42,15 +43,14 @@ from reca.models.janus.config import Processing, read_config, read_processing, s
 from reca.models.janus.decoding import Prefix, Stream, draw_codes, greedy, seeded_draws, stacked, states
 from reca.models.janus.tokenizer import Marks, generation_config, matching_marks
 from reca.models.janus.vq import decoded, image_codes
-from reca.models.showo.attention import BY_DEVICE
-from reca.models.showo.pixels import from_bytes, to_bytes
-from reca.models.showo.tokenizer import load_tokenizer
+from reca.models.pixels import from_bytes, to_bytes
+from reca.models.words import load_tokenizer
 
 FROZEN = ("model.vision_model.", "model.vqmodel.")
 """Understanding encoder and image tokenizer."""
 
 CAPTION_DROPOUT = 0.1
-"""Share of captions replaced by pads in text-to-image training (Janus, arXiv 2410.13848, section 3.3)."""
+"""Share of captions replaced by pads in text-to-image training (Janus, arXiv 2410.13848, footnote 2)."""
 
 LANGUAGE_HEAD = "lm_head.weight"
 

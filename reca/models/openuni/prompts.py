@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from reca.models.base import Example, Task
 from reca.models.openuni.config import OpenUniConfig
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START
-from reca.models.showo.tokenizer import text_ids
+from reca.models.words import text_ids
 
 TURNS = f"{TURN_START}user\n{{}}{TURN_END}\n{TURN_START}assistant\n"
 CAPTION = "Generate an image: {}"

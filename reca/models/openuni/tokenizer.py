@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from reca.models.errors import CheckpointError
-from reca.models.showo.tokenizer import build_word_tokenizer
+from reca.models.words import build_word_tokenizer
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"

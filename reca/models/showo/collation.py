@@ -11,7 +11,7 @@ from reca.models.base import Example, Task
 from reca.models.showo import sequences
 from reca.models.showo.config import ShowoConfig
 from reca.models.showo.sequences import IGNORED
-from reca.models.showo.tokenizer import text_ids
+from reca.models.words import text_ids
 
 CONVERSATION = "USER: \n {} ASSISTANT:"
 """Form of a template prompt and of a question, as in the released training code."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PhiForCausalLM
 
-from reca.models.showo.attention import additive
+from reca.models.attention import additive
 from reca.models.showo.config import Vocabulary
 
 

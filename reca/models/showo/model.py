@@ -24,20 +24,21 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PhiConfig, PhiForCau
 from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
+from reca.models.attention import BY_DEVICE, additive
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import find_weights, load_strict, write_tensors
 from reca.models.errors import CheckpointError
+from reca.models.pixels import from_bytes, to_bytes
 from reca.models.showo import masks, sequences
-from reca.models.showo.attention import BY_DEVICE, additive
 from reca.models.showo.collation import Collator
 from reca.models.showo.config import ShowoConfig, read_config, write_config
 from reca.models.showo.decoding import Layout, greedy, picture_logits
 from reca.models.showo.magvit import Magvit
 from reca.models.showo.masking import MaskedCodes, mask_codes
-from reca.models.showo.pixels import clip_resize, from_bytes, plain_resize, to_bytes
+from reca.models.showo.pixels import clip_resize, plain_resize
 from reca.models.showo.sampling import seeded_draws, unmask
 from reca.models.showo.sequences import IGNORED, Tokens
-from reca.models.showo.tokenizer import load_tokenizer
+from reca.models.words import load_tokenizer
 
 
 class ShowoModel(UnifiedModel):

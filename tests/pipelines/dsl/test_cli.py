@@ -37,7 +37,9 @@ def test_graph(project: Project) -> None:
 
 def test_help_fits_a_screen_and_shows_examples_and_recipes(project: Project) -> None:
     out = project.run("--help")
-    assert "script.py plan --set" in out
+    example = re.search(r"script\.py plan --set (\S+)", out)
+    assert example is not None
+    assert "2 of 2 stages would run" in project.run("plan", "--set", example[1]), "examples can be typed as they stand"
     assert "small  Three steps; seconds on one core." in out
     assert len(out.splitlines()) <= 45
 
@@ -50,6 +52,10 @@ def test_help_fits_a_screen_and_shows_examples_and_recipes(project: Project) -> 
         (("plan", "--recipe", "smal"), "did you mean 'small'?"),
         (("plan", "--context", "worker=2"), "--context: there is no field 'worker'; did you mean 'workers'?"),
         (("show",), "there is no run in the store"),
+        (("run", "large"), "run large: write run --recipe large"),
+        (("plan", "nothing"), "plan nothing: only show takes a name"),
+        (("plan", "--set", "workers=2"), "workers says how a job runs; write --context workers=VALUE"),
+        (("plan", "--recipe", "recipe.yaml"), "a file that ends in .json or .toml"),
     ],
 )
 def test_wrong_calls_exit_2_in_one_line(project: Project, words: tuple[str, ...], says: str) -> None:

@@ -186,6 +186,16 @@ class TestExternal:
         with pytest.raises(BuildError, match="holds no data"):
             External(str(tmp_path / "hollow.bin")).canonical_form()
 
+    def test_an_unreachable_place_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from botocore.exceptions import NoCredentialsError
+
+        def refuse(*_: object) -> None:
+            raise NoCredentialsError
+
+        monkeypatch.setattr(Files, "listing", refuse)
+        with pytest.raises(BuildError, match="s3://bucket/x cannot be read: Unable to locate credentials; check"):
+            External("s3://bucket/x").canonical_form()
+
     def test_relative_places_work_from_elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "x.bin").write_bytes(b"123")
         monkeypatch.chdir(tmp_path)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from reca.models.errors import CheckpointError
-from reca.models.showo.tokenizer import build_word_tokenizer, load_tokenizer, text_ids
+from reca.models.words import build_word_tokenizer, load_tokenizer, text_ids
 
 
 def test_words_are_lower_cased_and_punctuation_stands_alone(tmp_path: Path) -> None:

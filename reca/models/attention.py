@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-BY_DEVICE = "showo_by_device"
+BY_DEVICE = "reca_by_device"
 """Name under which `by_device` is registered; the masks it takes are additive."""
 
 

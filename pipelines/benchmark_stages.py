@@ -1,0 +1,327 @@
+"""Stages of an evaluation on published benchmarks. Bodies import what they need: no torch, no ray at import."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.artifacts import Checkpoint, Trained
+from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Drawn, Judged, Totalled
+from pipelines.dsl import External, Resources, StageContext, stage
+from pipelines.stages import encoders, load_artifact
+from reca.evaluation.run_config import DrawingConfig, JudgeConfig, Reading
+
+if TYPE_CHECKING:
+    from reca.evaluation.answering import Examinee
+    from reca.evaluation.benchmark import Benchmark
+    from reca.evaluation.geneval_judge import GenEvalJudge
+    from reca.evaluation.picture_files import Pictures
+    from reca.evaluation.records import Record
+    from reca.evaluation.vqa import YesNoJudge
+
+RECORDS, TOTALS, DIFFERENCES = "records.jsonl", "totals.json", "differences.json"
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def draw(
+    ctx: StageContext,
+    model: Checkpoint | Trained,
+    source: External,
+    reading: Reading,
+    drawing: DrawingConfig,
+) -> Drawn:
+    """Draw a benchmark's pictures; those of an earlier attempt are kept."""
+    from fsspec.core import url_to_fs
+
+    from reca.evaluation.catalog import read_benchmark
+    from reca.evaluation.generation import draw as draw_pictures
+
+    bench = read_benchmark(reading, source.place)
+    folder = f"{ctx.work_uri}/pictures"
+    done = draw_pictures(bench, partial(load_artifact, model), folder, drawing, ctx.execution, ctx.progress)
+    files, root = url_to_fs(folder)
+    files.get(f"{root.rstrip('/')}/", f"{ctx.output}/", recursive=True)
+    sampling = drawing.sampling
+    settings = {
+        "pictures of each prompt": str(reading.samples),
+        "guidance": f"{sampling.guidance:g}",
+        "steps": str(sampling.steps),
+        "temperature": f"{sampling.temperature:g}",
+        "noise seed": str(drawing.seed),
+    }
+    return Drawn.of(benchmark=reading.benchmark, pictures=done.pictures, settings=settings)
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def judge_geneval(
+    ctx: StageContext,
+    pictures: Drawn | External,
+    source: External,
+    detector: External | str,
+    clip: External | str,
+    names: External | None,
+    reading: Reading,
+    scale: tuple[int, int],
+    batch: int,
+) -> Judged:
+    """See the objects and colours of every picture and decide by GenEval's rules; finished batches are kept."""
+    from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.geneval_judge import check_names, read_names
+    from reca.evaluation.looking import look
+
+    bench = read_benchmark(reading, source.place)
+    check_names([item.asked for item in bench.items], read_names(names.place if names else ""))
+    found = pictures_of(bench, pictures)
+    load = partial(load_geneval_judge, detector=detector, clip=clip, names=names, scale=scale)
+    work = f"{ctx.work_uri}/records"
+    records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress)
+    name = f"transformers Mask2Former {shown(detector)} and CLIP {shown(clip)}"
+    return keep_judged(ctx, bench, records, found, reading.benchmark, name, pictures)
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def judge_dpgbench(
+    ctx: StageContext,
+    pictures: Drawn | External,
+    source: External,
+    vlm: External | str,
+    reading: Reading,
+    cell: int,
+    batch: int,
+) -> Judged:
+    """Answer every question of DPG-Bench with a vision-language model; finished batches are kept."""
+    from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.looking import look
+
+    bench = read_benchmark(reading, source.place)
+    found = pictures_of(bench, pictures)
+    load = partial(load_vlm, vlm=vlm, batch=batch, cell=cell)
+    work = f"{ctx.work_uri}/records"
+    records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress)
+    return keep_judged(ctx, bench, records, found, reading.benchmark, shown(vlm), pictures)
+
+
+@stage(retries=0)
+def judge_endpoint(
+    ctx: StageContext,
+    pictures: Drawn | External,
+    source: External,
+    prompts: External | None,
+    originals: External | None,
+    reading: Reading,
+    judge: JudgeConfig,
+    cell: int,
+) -> Judged:
+    """Ask a judge behind an OpenAI-compatible endpoint; replies are kept, so what is answered is not asked again."""
+    from reca.evaluation.catalog import read_benchmark
+    from reca.evaluation.endpoint import client_of, judge_all
+
+    words = prompts.place if prompts else ""
+    bench = read_benchmark(reading, source.place, words)
+    found = pictures_of(bench, pictures)
+    client = client_of(judge, ctx.execution, f"{ctx.work_uri}/replies")
+    records = judge_all(
+        reading.benchmark, bench, client, found, words, originals.place if originals else "", judge, cell
+    )
+    ctx.progress("asked", requests=client.requests, reused=client.reused, cost=client.cost)
+    return keep_judged(ctx, bench, records, found, reading.benchmark, judge.model, pictures)
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def ask(
+    ctx: StageContext,
+    model: Checkpoint | Trained,
+    source: External,
+    images: External,
+    reading: Reading,
+    batch: int,
+    max_new_tokens: int,
+    suffix: str,
+) -> Judged:
+    """Ask a model the questions of an understanding benchmark; finished batches are kept."""
+    from reca.evaluation.answering import question_pictures
+    from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.looking import look
+
+    bench = read_benchmark(reading, source.place)
+    found = question_pictures(bench, images.place)
+    load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens, suffix=suffix)
+    work = f"{ctx.work_uri}/records"
+    records = look(bench, found, load, (), work, SHAPES[reading.benchmark], ctx.execution, batch, ctx.progress)
+    return keep_judged(ctx, bench, records, found, reading.benchmark, bench.judges[0], None)
+
+
+@stage()
+def total(
+    ctx: StageContext, judged: Judged, source: External, prompts: External | None, reading: Reading, bootstrap: int
+) -> Totalled:
+    """Form all totals from the records alone."""
+    import msgspec
+
+    from reca.evaluation.catalog import read_benchmark, read_records
+
+    bench = read_benchmark(reading, source.place, prompts.place if prompts else "")
+    records = read_records(judged.benchmark, f"{judged.uri}/{RECORDS}")
+    totals = bench.totals(records, judged.judge, bootstrap, judged.settings)
+    (ctx.output / TOTALS).write_bytes(msgspec.json.format(msgspec.json.encode(totals), indent=1))
+    return Totalled.of(benchmark=judged.benchmark, score=totals.score())
+
+
+@stage()
+def compare(
+    ctx: StageContext,
+    before: Judged,
+    after: Judged,
+    source: External,
+    prompts: External | None,
+    reading: Reading,
+    bootstrap: int,
+) -> Compared:
+    """Form the paired differences, second minus first, over the items that are scored on both sides."""
+    import msgspec
+
+    from reca.evaluation.catalog import read_benchmark, read_records
+    from reca.evaluation.statistics import OVERALL
+
+    if before.judge != after.judge:
+        raise ValueError(f"judged by {before.judge} and by {after.judge}; judge both sides alike")
+    bench = read_benchmark(reading, source.place, prompts.place if prompts else "")
+    sides = [read_records(side.benchmark, f"{side.uri}/{RECORDS}") for side in (before, after)]
+    differences = bench.differences(sides[0], sides[1], bootstrap)
+    (ctx.output / DIFFERENCES).write_bytes(msgspec.json.format(msgspec.json.encode(differences), indent=1))
+    headline = differences.tables.get(bench.headline, {}).get(OVERALL)
+    return Compared.of(benchmark=before.benchmark, difference=None if headline is None else headline.value)
+
+
+@stage()
+def report(
+    ctx: StageContext,
+    labels: tuple[str, ...],
+    judged: tuple[Judged, ...],
+    totals: tuple[Totalled, ...],
+    compared: tuple[Compared, ...],
+    name: str,
+) -> BenchmarkReport:
+    """Write the tables: `judged` and `totals` hold, benchmark by benchmark, one entry for each label."""
+    import msgspec
+
+    from pipelines.benchmark_report import Section, Side, markdown, page, summary
+    from reca.evaluation.benchmark import Differences, Totals
+    from reca.evaluation.gallery import load_gallery
+
+    sections: list[Section] = []
+    for first in range(0, len(judged), len(labels)):
+        rows = zip(labels, judged[first : first + len(labels)], totals[first : first + len(labels)], strict=True)
+        sides = tuple(
+            Side(
+                label,
+                msgspec.json.decode((t.local() / TOTALS).read_bytes(), type=Totals),
+                load_gallery(j.local()),
+            )
+            for label, j, t in rows
+        )
+        found = [c for c in compared if c.benchmark == judged[first].benchmark]
+        changes = [msgspec.json.decode((c.local() / DIFFERENCES).read_bytes(), type=Differences) for c in found]
+        sections.append(Section(judged[first].benchmark, sides, changes[0] if changes else None))
+    title = f"Benchmarks: {name}"
+    (ctx.output / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary(sections)), indent=1))
+    (ctx.output / "tables.md").write_text(markdown(sections, title), encoding="utf-8")
+    (ctx.output / "report.html").write_text(page(sections, title), encoding="utf-8")
+    scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
+    ctx.progress(", ".join(f"{name} {value}" for name, value in scores.items()))
+    return BenchmarkReport.of(scores=scores)
+
+
+def keep_judged(
+    ctx: StageContext,
+    bench: "Benchmark[Any, Any]",
+    records: "Sequence[Record[Any, Any]]",
+    found: "Pictures",
+    benchmark: str,
+    judge: str,
+    pictures: Drawn | External | None,
+) -> Judged:
+    """Write records and gallery; `pictures` is None where a model answered questions about given ones."""
+    from reca.evaluation.gallery import save_gallery
+    from reca.evaluation.records import save_records
+
+    save_records(records, str(ctx.output / RECORDS))
+    settings: dict[str, str] = {}
+    if pictures is not None:
+        save_gallery(bench, records, found, ctx.output)
+        settings = picture_settings(pictures, found.extra)
+    return Judged.of(
+        benchmark=benchmark,
+        judge=judge,
+        records=len(records),
+        unscored=sum(record.unscored is not None for record in records),
+        settings=settings,
+    )
+
+
+def load_vlm(device: str, vlm: External | str, batch: int, cell: int) -> "YesNoJudge":
+    """Load a vision-language model on whichever node this runs."""
+    from reca.evaluation.vqa import YesNoJudge
+
+    return YesNoJudge.load(local_place(vlm), device, batch, cell)
+
+
+def load_examinee(device: str, model: Checkpoint | Trained, batch: int, max_new_tokens: int, suffix: str) -> "Examinee":
+    """Load a model that is asked questions on whichever node this runs."""
+    from reca.evaluation.answering import Examinee
+
+    return Examinee(partial(load_artifact, model), device, batch, max_new_tokens, suffix)
+
+
+def load_geneval_judge(
+    device: str,
+    detector: External | str,
+    clip: External | str,
+    names: External | None,
+    scale: tuple[int, int],
+) -> "GenEvalJudge":
+    """Load GenEval's judge on whichever node this runs; remote weights are copied there once."""
+    from reca.evaluation.geneval_judge import GenEvalJudge
+
+    words = str(names.local()) if names else ""
+    return GenEvalJudge.load(local_place(detector), local_place(clip), device, words, scale)
+
+
+def local_place(weights: External | str) -> str:
+    """A local folder, or the hub id as it is."""
+    return weights if isinstance(weights, str) else str(weights.local())
+
+
+def shown(weights: External | str) -> str:
+    """Name of weights in a judge's label: the hub id, or the last part of a folder's path."""
+    return weights if isinstance(weights, str) else Path(weights.uri).name
+
+
+def pictures_of(bench: "Benchmark[Any, Any]", pictures: Drawn | External) -> "Pictures":
+    """The pictures against the items of a benchmark.
+
+    Raises:
+        BenchmarkError: when not one of the expected pictures is there.
+    """
+    from reca.evaluation.picture_files import find_pictures
+    from reca.evaluation.records import BenchmarkError
+
+    folder = pictures.uri if isinstance(pictures, Drawn) else pictures.place
+    found = find_pictures(folder, bench.items)
+    if not found.found:
+        raise BenchmarkError(
+            f"{folder}: holds none of the {len(found.missing)} expected pictures, such as {found.missing[0]}; give a "
+            f"folder in the published layout of {bench.name} (to compare checkpoints, give --model too)"
+        )
+    return found
+
+
+def picture_settings(pictures: Drawn | External, extra: Sequence[str]) -> dict[str, str]:
+    """What is known about how the pictures were made, and those that belong to no item."""
+    made = pictures.settings if isinstance(pictures, Drawn) else {"pictures": f"made elsewhere, {pictures.uri}"}
+    return {**made, "pictures of no item": f"{len(extra)}, such as {extra[0]}"} if extra else dict(made)
+
+
+def weights_at(place: str) -> Any:
+    """Weights whose content is their identity where the place is a path or URL; a hub id stays a name."""
+    return External(place) if "://" in place or Path(place).expanduser().exists() else place

@@ -1,0 +1,105 @@
+"""Score any supported checkpoint, or pictures made elsewhere, on published benchmarks.
+
+Run as a script, as `python -m pipelines.evaluate`, or as a submitted Ray job. Prompt files are not part of this
+project: give their places, such as `--set geneval.prompts=PATH`.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    # As in pipelines/reca.py: the repository root must come first, not this script's folder.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+
+from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Judged, Totalled
+from pipelines.benchmark_choices import BENCHMARKS, Side, chosen
+from pipelines.benchmark_stages import compare, report, total
+from pipelines.dsl import External, main, pipeline
+from pipelines.stages import load_checkpoint
+from reca.evaluation.run_config import BenchmarkRecipe, JudgingExecution
+
+
+@pipeline
+def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
+    """Draw (or take) the pictures of every benchmark, judge them, form totals and differences, and report."""
+    benchmarks = chosen(recipe)
+    sides = sides_of(recipe, several=len(benchmarks) > 1)
+    judged: list[Judged] = []
+    totals: list[Totalled] = []
+    compared: list[Compared] = []
+    for bench in benchmarks:
+        name = bench.reading.benchmark
+        rows = [bench.judge(side) for side in sides]
+        for side, row in zip(sides, rows, strict=True):
+            stage = total.named(f"total {name}, {side.label}")
+            totals.append(stage(row, bench.source, bench.prompts, bench.reading, recipe.bootstrap))
+        if len(rows) == 2:
+            stage = compare.named(f"compare {name}")
+            compared.append(stage(rows[0], rows[1], bench.source, bench.prompts, bench.reading, recipe.bootstrap))
+        judged += rows
+    labels = tuple(side.label for side in sides)
+    return report(labels, tuple(judged), tuple(totals), tuple(compared), recipe.name)
+
+
+def sides_of(recipe: BenchmarkRecipe, several: bool) -> list[Side]:
+    """One side, or two that are compared."""
+    places = [recipe.images or recipe.model.checkpoint, *([recipe.compare] if recipe.compare else [])]
+    sides: list[Side] = []
+    for label, place in zip(labels_of(places), places, strict=True):
+        model = None
+        if not recipe.images:
+            model = load_checkpoint.named(f"load {label}")(External(place), recipe.model.family)
+        sides.append(Side(label, model, recipe.images and place, several))
+    return sides
+
+
+def labels_of(places: Sequence[str]) -> list[str]:
+    """The last part of each path; numbered where they are alike."""
+    names = [Path(place.rstrip("/")).name or place for place in places]
+    return names if len(set(names)) == len(names) else [f"{name} ({n})" for n, name in enumerate(names, start=1)]
+
+
+def published() -> BenchmarkRecipe:
+    """Published sizes and judges; `--model`, `--checkpoint` and `--benchmarks` say what is scored, and on what.
+
+    Command: `python pipelines/evaluate.py run --model showo --checkpoint DIR --benchmarks geneval
+    --set geneval.prompts=PATH`. Hardware: any; GPUs for released models and judges (`--context gpus_per_worker=1`).
+    Cost: not measured.
+    """
+    return BenchmarkRecipe(name="published")
+
+
+RECIPES: Mapping[str, Callable[[], BenchmarkRecipe]] = {"published": published}
+
+
+def set_words(argv: Sequence[str]) -> list[str]:
+    """Turn the short flags into `--set` words; all other words stay.
+
+    `--model FAMILY`, `--checkpoint PATH`, `--benchmarks a,b`, `--images DIR`, and `--compare A B`: two checkpoints of
+    the family, or, without `--model`, two folders of pictures.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    parser.add_argument("--model", metavar="FAMILY", help="family of the checkpoint")
+    parser.add_argument("--checkpoint", metavar="PATH", help="checkpoint that is scored")
+    parser.add_argument("--benchmarks", metavar="a,b", help=f"which ones: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--images", metavar="DIR", help="score pictures made elsewhere instead of a model's")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two checkpoints, or two folders of pictures")
+    flags, words = parser.parse_known_args(list(argv))
+    if {"-h", "--help"} & set(words):
+        print(parser.format_help())
+    given = {
+        "model.family": flags.model,
+        "model.checkpoint": flags.checkpoint,
+        "benchmarks": flags.benchmarks,
+        "images": flags.images,
+    }
+    if flags.compare is not None:
+        given["model.checkpoint" if flags.model else "images"], given["compare"] = flags.compare
+    return [*words, *(f"--set={name}={value}" for name, value in given.items() if value is not None)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution()))

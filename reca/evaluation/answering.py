@@ -1,0 +1,92 @@
+"""A model answers questions about the pictures of a benchmark."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reca.data.fit import fit
+from reca.evaluation.benchmark import Benchmark
+from reca.evaluation.picture_files import Pictures
+from reca.evaluation.picture_questions import Answers, Asked
+from reca.evaluation.records import BenchmarkError
+from reca.models.base import Geometry
+
+
+class Answering(Protocol):
+    """The part of `reca.models.base.UnifiedModel` that is needed here; a torch module."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """What its pictures are fitted to."""
+        ...
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """uint8 [B, 3, S, S] to named tensors."""
+        ...
+
+    def answer(self, encoded: dict[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
+        """Greedy answers to one question per image."""
+        ...
+
+
+class Examinee:
+    """A model that is asked.
+
+    Args:
+        load: loads the model on the CPU.
+        device: `cpu` or `cuda`.
+        batch_size: questions asked at once.
+        max_new_tokens: most tokens of an answer.
+        suffix: added to every question.
+    """
+
+    def __init__(
+        self, load: Callable[[], Answering], device: str, batch_size: int, max_new_tokens: int, suffix: str = ""
+    ) -> None:
+        self.model = cast("Any", load()).to(device).eval()
+        self.device, self.batch_size, self.max_new_tokens, self.suffix = device, batch_size, max_new_tokens, suffix
+
+    def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Answers]:
+        """Answers to the questions about each picture."""
+        geometry = self.model.geometry
+        fitted = [fit(np.array(picture), geometry.size, geometry.fit) for picture in pictures]
+        rows = [(row, question.text + self.suffix) for row, questions in enumerate(asked) for question in questions]
+        answers: list[list[str]] = [[] for _ in asked]
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            pixels = torch.from_numpy(np.stack([fitted[row] for row, _ in part])).to(self.device)
+            with torch.inference_mode():
+                given = self.model.answer(
+                    self.model.encode(pixels), [text for _, text in part], max_new_tokens=self.max_new_tokens
+                )
+            for (row, _), answer in zip(part, given, strict=True):
+                answers[row].append(answer)
+        return [tuple(row) for row in answers]
+
+
+def question_pictures(bench: Benchmark[Asked, Answers], folder: str) -> Pictures:
+    """The picture of each question.
+
+    Args:
+        bench: items whose `source` is a path in the folder.
+        folder: path or fsspec URL.
+
+    Raises:
+        BenchmarkError: when pictures are missing.
+    """
+    from fsspec.core import url_to_fs
+
+    files, root = url_to_fs(folder)
+    there = {path[len(root.rstrip("/")) + 1 :] for path in files.find(root)}
+    sources = {item.key: item.source or "" for item in bench.items}
+    if missing := sorted({source for source in sources.values() if source not in there}):
+        raise BenchmarkError(
+            f"{folder}: {len(missing)} of {len(set(sources.values()))} pictures are missing, such as {missing[0]}; "
+            "give the folder of the pictures that the questions name"
+        )
+    found = {(key, 0): f"{folder.rstrip('/')}/{source}" for key, source in sources.items()}
+    return Pictures(folder, found, (), ())

@@ -1,0 +1,90 @@
+"""DPG-Bench, WISE, ImgEdit and GEdit judged behind an endpoint: which questions each one asks."""
+
+from typing import Any
+
+from reca.evaluation import judging
+from reca.evaluation.benchmark import Benchmark
+from reca.evaluation.judge_client import JudgeClient
+from reca.evaluation.judge_client import JudgeConfig as ClientConfig
+from reca.evaluation.picture_files import Pictures
+from reca.evaluation.prompt_files import IMGEDIT_SOURCE, WISE_SOURCE
+from reca.evaluation.records import BenchmarkError, Record
+from reca.evaluation.run_config import JudgeConfig, JudgingExecution
+from reca.evaluation.tables import decode, read_text
+
+VIESCORE_SOURCE = "VIEScore's prompts, as in github stepfun-ai/Step1X-Edit"
+
+
+def client_of(judge: JudgeConfig, execution: JudgingExecution, replies: str) -> JudgeClient:
+    """A client of the configured endpoint.
+
+    Args:
+        judge: which model.
+        execution: where the endpoint is, and how hard to press it.
+        replies: folder that keeps replies when `execution` names none.
+
+    Raises:
+        BenchmarkError: when model or address is not given.
+        JudgeError: when the key's variable is not set, or a cap is set without prices.
+    """
+    if not judge.model:
+        raise BenchmarkError("no judge is named; give the endpoint's model: --set judge.model=NAME")
+    if not execution.base_url:
+        raise BenchmarkError("no endpoint is named; give its address: --context base_url=http://HOST:PORT/v1")
+    config = ClientConfig(
+        base_url=execution.base_url,
+        model=judge.model,
+        key_variable=execution.key_variable,
+        temperature=judge.temperature,
+        max_tokens=judge.max_tokens,
+        concurrency=execution.concurrency,
+        price_in=execution.price_in,
+        price_out=execution.price_out,
+        most_cost=execution.most_cost or None,
+    )
+    return JudgeClient(config, execution.replies or replies)
+
+
+def judge_all(
+    benchmark: str,
+    bench: Benchmark[Any, Any],
+    client: JudgeClient,
+    pictures: Pictures,
+    prompts: str,
+    originals: str,
+    judge: JudgeConfig,
+    cell: int = 0,
+) -> list[Record[Any, Any]]:
+    """Ask about every picture found.
+
+    Args:
+        benchmark: `dpgbench`, `wise`, `imgedit` or `gedit`.
+        bench: its items and rules.
+        client: the judge.
+        pictures: of `find_pictures` on the same items.
+        prompts: judge prompts: WISE's text file, ImgEdit's JSON file, GEdit's folder; not used by DPG-Bench.
+        originals: folder of the pictures that were edited.
+        judge: how often an unreadable reply is asked for again.
+        cell: DPG-Bench: side of a sample in a 2 x 2 grid; 0 for one sample a file.
+
+    Raises:
+        BenchmarkError: when judge prompts are missing or lack a place-holder.
+        JudgeError: when the judge cannot be used at all; replies so far are kept.
+    """
+    seen: Any = judging.one_reply
+    questions: Any
+    match benchmark:
+        case "dpgbench":
+            questions, seen = judging.dpgbench_questions(cell or None), judging.answers_by_cell
+        case "wise":
+            questions = judging.wise_questions(judging.read_judge_prompt(prompts, WISE_SOURCE))
+        case "imgedit":
+            by_type = decode(read_text(prompts, IMGEDIT_SOURCE), dict[str, str], prompts, IMGEDIT_SOURCE)
+            questions = judging.imgedit_questions(by_type, originals)
+        case "gedit":
+            places = [f"{prompts.rstrip('/')}/{name}.txt" for name in ("consistency", "quality")]
+            texts = [judging.read_judge_prompt(place, VIESCORE_SOURCE) for place in places]
+            questions, seen = judging.gedit_questions(texts[0], texts[1], originals), judging.two_replies
+        case other:
+            raise ValueError(f"{other!r} is not judged behind an endpoint")
+    return judging.judge_pictures(bench, client, pictures, questions, seen, judge.turns)

@@ -1,0 +1,218 @@
+"""From a folder of pictures to records, where the judge is asked in words: DPG-Bench, ImgEdit, GEdit and WISE.
+
+Judge prompts are read from files, like the benchmarks' prompts: their texts have licences of their own. Place-holders
+are `<edit_prompt>` (ImgEdit), `<instruction>` (GEdit), `<prompt>` and `<explanation>` (WISE). DPG-Bench's questions
+come from its own table; a judge other than mPLUG is told to answer yes or no.
+"""
+
+import asyncio
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from reca.evaluation import dpgbench, gedit, imgedit, wise
+from reca.evaluation.benchmark import Benchmark
+from reca.evaluation.judge_client import Asker, JudgeClient, NoReplyError, Question
+from reca.evaluation.picture_files import Pictures, read_picture
+from reca.evaluation.records import A, BenchmarkError, Item, Record, S
+from reca.evaluation.tables import read_text
+
+YES_OR_NO = "Answer with one word, yes or no."
+"""What a judge that is no yes-or-no model is told besides the question."""
+
+Questions = Callable[[Item[A], str], Sequence[Question]]
+"""Questions about the picture of an item at a URL. Raises BenchmarkError when a picture cannot be read."""
+
+
+def judge_pictures(
+    bench: Benchmark[A, S],
+    client: JudgeClient,
+    pictures: Pictures,
+    questions: Questions[A],
+    seen: Callable[[Item[A], Sequence[str]], S],
+    turns: int = 1,
+) -> list[Record[A, S]]:
+    """Ask about every picture found, and decide; missing pictures get no record.
+
+    Args:
+        bench: items and rules.
+        client: the judge; kept replies are not asked for again.
+        pictures: of `find_pictures` on the same items.
+        questions: `imgedit_questions` and the like.
+        seen: makes what the rules read out of the replies; of no replies, when there are none.
+        turns: times a judge is asked when the rules cannot read its replies; the last replies stand.
+
+    Returns:
+        Records in the order of the items. A picture that cannot be read, or about which the judge gave no reply, is
+        unscored.
+
+    Raises:
+        JudgeError: when the judge cannot be used at all; replies so far are kept.
+    """
+    jobs = [
+        (item, sample, pictures.found[item.key, sample])
+        for item in bench.items
+        for sample in range(len(item.pictures))
+        if (item.key, sample) in pictures.found
+    ]
+
+    async def work(asker: Asker, job: tuple[Item[A], int, str]) -> Record[A, S]:
+        item, sample, url = job
+        try:
+            asked = await asyncio.to_thread(questions, item, url)
+        except BenchmarkError as error:
+            return _unscored(item, sample, seen(item, ()), "a picture cannot be read", error)
+        turn = 0
+        while True:
+            try:
+                replies = [await asker.ask(msgspec.structs.replace(question, turn=turn)) for question in asked]
+            except NoReplyError as error:
+                return _unscored(item, sample, seen(item, ()), "the judge gave no reply", error)
+            record, turn = bench.decide(item, sample, seen(item, replies)), turn + 1
+            if record.unscored is None or turn >= turns:
+                return record
+
+    return client.run(jobs, work)
+
+
+def one_reply(item: Item[Any], replies: Sequence[str]) -> str:
+    """ImgEdit and WISE: the reply."""
+    del item
+    return replies[0] if replies else ""
+
+
+def two_replies(item: Item[Any], replies: Sequence[str]) -> gedit.Replies:
+    """GEdit: consistency and quality."""
+    del item
+    return gedit.Replies(*replies) if replies else gedit.Replies("", "")
+
+
+def answers_by_cell(item: Item[dpgbench.Asked], replies: Sequence[str]) -> dpgbench.Seen:
+    """DPG-Bench: answers by question, cell after cell."""
+    ids = [question.id for question in item.asked]
+    return tuple(
+        dict(zip(ids, replies[start : start + len(ids)], strict=True)) for start in range(0, len(replies), len(ids))
+    )
+
+
+def dpgbench_questions(resolution: int | None = None) -> Questions[dpgbench.Asked]:
+    """Every question of the table, about the whole picture or about each cell of a 2 x 2 grid.
+
+    Args:
+        resolution: side of a cell in pixels, cells in reading order; None for the whole picture.
+    """
+
+    def questions(item: Item[dpgbench.Asked], url: str) -> Sequence[Question]:
+        picture = read_picture(url)
+        cells = [picture] if resolution is None else [picture.crop(box) for box in _grid(resolution)]
+        return [Question(f"{q.text} {YES_OR_NO}", (data,)) for data in map(_png, cells) for q in item.asked]
+
+    return questions
+
+
+def imgedit_questions(prompts: Mapping[str, str], sources: str) -> Questions[imgedit.Edit]:
+    """The type's judge prompt with the source and the edited picture.
+
+    Args:
+        prompts: judge prompt by edit type.
+        sources: folder or URL of the source pictures.
+
+    Raises:
+        BenchmarkError: when a prompt lacks its place-holder.
+    """
+    for kind, prompt in prompts.items():
+        _require(prompt, ("<edit_prompt>",), f"ImgEdit judge prompt '{kind}'")
+
+    def questions(item: Item[imgedit.Edit], url: str) -> Sequence[Question]:
+        text = prompts[item.asked.type].replace("<edit_prompt>", item.asked.instruction)
+        return (Question(text, (_png(_source(sources, item)), _png(read_picture(url)))),)
+
+    return questions
+
+
+def gedit_questions(consistency: str, quality: str, sources: str) -> Questions[gedit.Edit]:
+    """VIEScore's two questions; the edited picture is first resized to the source's size, as published.
+
+    Args:
+        consistency: prompt about both pictures.
+        quality: prompt about the edited picture.
+        sources: folder or URL of the source pictures.
+
+    Raises:
+        BenchmarkError: when the first prompt lacks its place-holder.
+    """
+    _require(consistency, ("<instruction>",), "GEdit consistency prompt")
+
+    def questions(item: Item[gedit.Edit], url: str) -> Sequence[Question]:
+        source = _source(sources, item)
+        edited = _png(read_picture(url).resize(source.size))
+        text = consistency.replace("<instruction>", item.asked.instruction)
+        return Question(text, (_png(source), edited)), Question(quality, (edited,))
+
+    return questions
+
+
+def wise_questions(prompt: str, system: str | None = None) -> Questions[wise.Prompt]:
+    """The judge prompt of an edition with the drawn picture.
+
+    Args:
+        prompt: asks for the scores of the edition.
+        system: instruction before it.
+
+    Raises:
+        BenchmarkError: when the prompt lacks a place-holder.
+    """
+    _require(prompt, ("<prompt>", "<explanation>"), "WISE judge prompt")
+
+    def questions(item: Item[wise.Prompt], url: str) -> Sequence[Question]:
+        words = {"<prompt>": item.asked.prompt, "<explanation>": item.asked.explanation}
+        # In one pass, so that a prompt which speaks of a place-holder keeps it.
+        text = re.sub("|".join(words), lambda match: words[match[0]], prompt)
+        return (Question(text, (_png(read_picture(url)),), system),)
+
+    return questions
+
+
+def read_judge_prompt(url: str, source: str) -> str:
+    """Text of a judge prompt.
+
+    Args:
+        url: path or fsspec URL of a text file.
+        source: where to get the text.
+
+    Raises:
+        BenchmarkError: when the file is missing or empty.
+    """
+    text = read_text(url, source)
+    if not text.strip():
+        raise BenchmarkError(f"{url}: an empty judge prompt; get {source}")
+    return text
+
+
+def _unscored(item: Item[A], sample: int, seen: S, reason: str, error: Exception) -> Record[A, S]:
+    return Record(item.key, sample, item.group, item.asked, seen, why=(str(error),), unscored=reason)
+
+
+def _require(prompt: str, places: Sequence[str], what: str) -> None:
+    if lacking := [place for place in places if place not in prompt]:
+        raise BenchmarkError(f"{what}: place-holder {', '.join(lacking)} is missing; put it where the text belongs")
+
+
+def _source(folder: str, item: Item[Any]) -> Image.Image:
+    if item.source is None:
+        raise BenchmarkError(f"item '{item.key}' names no source picture")
+    return read_picture(f"{folder.rstrip('/')}/{item.source}")
+
+
+def _grid(side: int) -> list[tuple[int, int, int, int]]:
+    return [(x, y, x + side, y + side) for y in (0, side) for x in (0, side)]
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,145 @@
+"""From a folder of pictures to records through a judge of our own (networks on this cluster), batch by batch.
+
+Records are kept as they come, so a stopped run continues behind the last batch.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
+from fsspec.core import url_to_fs
+from fsspec.spec import AbstractFileSystem
+from PIL import Image
+
+from reca.config import ExecutionConfig
+from reca.evaluation.actors import spread
+from reca.evaluation.benchmark import Benchmark
+from reca.evaluation.files import put
+from reca.evaluation.picture_files import Pictures, read_picture
+from reca.evaluation.records import BenchmarkError, Item, Record, load_records
+
+A = TypeVar("A")
+S = TypeVar("S")
+A_contra = TypeVar("A_contra", contravariant=True)
+S_co = TypeVar("S_co", covariant=True)
+
+ENDING = ".jsonl"
+
+
+class Judge(Protocol[A_contra, S_co]):
+    """Looks at pictures."""
+
+    def see(self, asked: Sequence[A_contra], pictures: Sequence[Image.Image]) -> Sequence[S_co]:
+        """What is seen in each picture, given what was asked of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sample(Generic[A]):
+    """One picture to look at."""
+
+    item: Item[A]
+    number: int
+    url: str
+
+
+def look(
+    bench: Benchmark[A, S],
+    pictures: Pictures,
+    load: Callable[[str], Judge[A, S]],
+    blank: S,
+    work: str,
+    shape: tuple[type[A], type[S]],
+    execution: ExecutionConfig,
+    batch_size: int,
+    progress: Callable[[str], None] | None = None,
+) -> list[Record[A, S]]:
+    """Judge every picture found; missing pictures get no record.
+
+    Args:
+        bench: items and rules.
+        pictures: of `find_pictures` on the same items; their URLs must be readable on every node.
+        load: loads the judge onto a device (`cpu` or `cuda`); called once in each actor, so it must be picklable.
+        blank: what is seen in a picture that cannot be read; its record is unscored.
+        work: folder (path or fsspec URL) that keeps records of finished batches.
+        shape: classes of what is asked and of what is seen.
+        execution: `workers` actors of `cpus_per_worker` CPUs and `gpus_per_worker` GPUs.
+        batch_size: pictures looked at together.
+        progress: called with one line now and then.
+
+    Returns:
+        Records in the order of the items.
+    """
+    records = kept_records(work, shape)
+    samples = [
+        Sample(item, number, pictures.found[item.key, number])
+        for item in bench.items
+        for number in range(len(item.pictures))
+        if (item.key, number) in pictures.found
+    ]
+    todo = [s for s in samples if (s.item.key, s.number) not in records]
+    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    for rows in spread(batches, partial(Looker, bench, load, blank), execution):
+        keep_records(rows, work)
+        records |= {(r.item, r.sample): r for r in rows}
+        if progress:
+            progress(f"{len(records):,} of {len(samples):,} pictures judged")
+    return [records[s.item.key, s.number] for s in samples]
+
+
+class Looker(Generic[A, S]):
+    """Reads, looks at and decides about batches.
+
+    Args:
+        bench: items and rules.
+        load: loads the judge onto a device.
+        blank: what is seen in a picture that cannot be read.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, bench: Benchmark[A, S], load: Callable[[str], Judge[A, S]], blank: S, device: str) -> None:
+        self.bench, self.judge, self.blank = bench, load(device), blank
+
+    def __call__(self, batch: Sequence[Sample[A]]) -> list[Record[A, S]]:
+        """One record for each picture, in order."""
+        pictures: dict[int, Image.Image] = {}
+        faults: dict[int, str] = {}
+        for row, sample in enumerate(batch):
+            try:
+                pictures[row] = read_picture(sample.url)
+            except BenchmarkError as error:
+                faults[row] = str(error)
+        seen = iter(self.judge.see([batch[row].item.asked for row in pictures], list(pictures.values())))
+        return [
+            self._unreadable(sample, faults[row])
+            if row in faults
+            else self.bench.decide(sample.item, sample.number, next(seen))
+            for row, sample in enumerate(batch)
+        ]
+
+    def _unreadable(self, sample: Sample[A], fault: str) -> Record[A, S]:
+        item = sample.item
+        place = item.key, sample.number, item.group, item.asked, self.blank
+        return Record(*place, why=(fault,), unscored="the picture cannot be read")
+
+
+def kept_records(work: str, shape: tuple[type[A], type[S]]) -> dict[tuple[str, int], Record[A, S]]:
+    """Records of the finished batches in a folder, by item and sample."""
+    files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(work))
+    names = [path.rsplit("/", 1)[-1] for path in files.find(root)] if files.isdir(root) else []
+    kept = [load_records(f"{work.rstrip('/')}/{name}", *shape) for name in sorted(names) if name.endswith(ENDING)]
+    return {(record.item, record.sample): record for records in kept for record in records}
+
+
+def keep_records(records: Sequence[Record[Any, Any]], work: str) -> None:
+    """Keep the records of a batch; a reader never sees half of them."""
+    files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(work))
+    first, last = records[0], records[-1]
+    text = "\n".join([first.item, str(first.sample), last.item, str(last.sample)])
+    name = blake2b(text.encode(), digest_size=8).hexdigest()
+    lines = [json.dumps(msgspec.to_builtins(record), ensure_ascii=False) for record in records]
+    put(files, f"{root.rstrip('/')}/{name}{ENDING}", "".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,259 @@
+"""Readers of the published prompt files, by path or any fsspec URL. The files have licences of their own and stay
+outside.
+
+Every reader returns a benchmark with its items in the published order, and refuses what it cannot use with the place in
+the file, what was expected, and where to get the right file.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from reca.evaluation import gedit, imgedit, wise
+from reca.evaluation.dpgbench import DPGBench, Question, question_of
+from reca.evaluation.geneval import GenEvalError, read_prompts
+from reca.evaluation.geneval_benchmark import GenEval
+from reca.evaluation.records import BenchmarkError, Item
+from reca.evaluation.tables import decode, read_csv, read_entries, read_records, read_text, some, unique
+
+GENEVAL_SOURCE = "prompts/evaluation_metadata.jsonl of github djghosh13/geneval"
+DPG_SOURCE = "dpg_bench/dpg_bench.csv of github TencentQQGYLab/ELLA"
+DPG_PROMPTS_SOURCE = "one JSON line (item_id, text) for each file of dpg_bench/prompts of github TencentQQGYLab/ELLA"
+IMGEDIT_SOURCE = "Benchmark/Basic of github PKU-YuanGroup/ImgEdit"
+UGE_SOURCE = "Benchmark/UGE/uge_edit.json of github PKU-YuanGroup/ImgEdit"
+GEDIT_SOURCE = "the data set stepfun-ai/GEdit-Bench on the Hugging Face hub (hf://datasets/stepfun-ai/GEdit-Bench/...)"
+WISE_SOURCE = "data or data_verified of github PKU-YuanGroup/WISE"
+
+DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
+
+
+class DPGPromptRow(msgspec.Struct, frozen=True):
+    """One line of a DPG-Bench prompt file."""
+
+    item_id: str
+    text: str
+
+
+class EditRow(msgspec.Struct, frozen=True):
+    """One entry of an ImgEdit file; `edit_type` is absent in UGE."""
+
+    id: str
+    prompt: str
+    edit_type: str = imgedit.UGE
+
+
+class GEditRow(msgspec.Struct, frozen=True):
+    """The fields of a GEdit record that the rules need."""
+
+    key: str
+    task_type: str
+    instruction: str
+    instruction_language: str
+    intersection: bool = msgspec.field(name="Intersection_exist")
+
+
+class WiseRow(msgspec.Struct, frozen=True):
+    """One entry of a WISE file."""
+
+    prompt_id: int
+    prompt: str = msgspec.field(name="Prompt")
+    explanation: str = msgspec.field(name="Explanation")
+
+
+def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenEval:
+    """GenEval's prompt file (JSON lines).
+
+    Args:
+        url: `evaluation_metadata.jsonl`, or a file of the same form.
+        samples: pictures for each prompt; 4 as published, RecA's BAGEL script takes 12.
+        long_prompts: whether the prompts are the rewritten ones.
+
+    Raises:
+        BenchmarkError: when the file is missing, malformed or empty, or holds a specification twice.
+    """
+    lines = [line for line in read_text(url, GENEVAL_SOURCE).split("\n") if line.strip()]
+    try:
+        prompts = read_prompts(lines)
+    except GenEvalError as error:
+        raise BenchmarkError(f"{url}: {error}; get {GENEVAL_SOURCE}") from error
+    unique(url, prompts, [f"line {number}" for number in range(1, len(prompts) + 1)])
+    items = [
+        Item(
+            key=f"{number:05d}",
+            group=prompt.tag,
+            prompt=prompt.prompt,
+            asked=prompt,
+            pictures=tuple(f"{number:05d}/samples/{sample:04d}.png" for sample in range(samples)),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    return GenEval(some(url, items, GENEVAL_SOURCE), long_prompts=long_prompts)
+
+
+def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str | None = None) -> DPGBench:
+    """DPG-Bench's question table (CSV), all rows.
+
+    Args:
+        url: `dpg_bench.csv`, or a table of the same columns.
+        samples: pictures for each item, as files `<item>_<number>.png` (RecA's layout).
+        grid: one file `<item>.png` for each item instead, its samples as a 2 x 2 grid (ELLA's layout).
+        prompts: JSON lines with `item_id` and `text`; given, the table must hold exactly these items.
+
+    Raises:
+        BenchmarkError: when a file is missing, lacks a column, holds a question twice, or names a parent that is not
+            there or that depends on its own child.
+    """
+    tables: dict[str, list[Question]] = {}
+    texts: dict[str, str] = {}
+    for number, row in enumerate(read_csv(url, DPG_COLUMNS, DPG_SOURCE)):
+        try:
+            tables.setdefault(row["item_id"], []).append(question_of(row, number))
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{url}: {error}") from error
+        texts.setdefault(row["item_id"], row["text"])
+    for key, questions in tables.items():
+        _check_questions(url, key, questions)
+    if prompts is not None:
+        _same_items(url, texts, prompts)
+    names = {
+        key: (f"{key}.png",) if grid else tuple(f"{key}_{sample}.png" for sample in range(samples)) for key in tables
+    }
+    items = [Item(key, "", texts[key], tuple(questions), names[key]) for key, questions in tables.items()]
+    return DPGBench(some(url, items, DPG_SOURCE))
+
+
+def read_imgedit(edits: str, judge_prompts: str) -> imgedit.ImgEdit:
+    """ImgEdit's basic edits with the criteria of the judge prompts.
+
+    Args:
+        edits: `basic_edit.json`.
+        judge_prompts: `prompts.json`: judge prompt by edit type.
+
+    Raises:
+        BenchmarkError: when a file is missing or malformed, a key stands twice, or a type has no judge prompt that asks
+            for three scores.
+    """
+    rows = read_entries(edits, EditRow, IMGEDIT_SOURCE)
+    prompts = decode(read_text(judge_prompts, IMGEDIT_SOURCE), dict[str, str], judge_prompts, IMGEDIT_SOURCE)
+    criteria = {kind: imgedit.criteria_of(prompt) for kind, prompt in prompts.items()}
+    for key, row in rows.items():
+        if row.edit_type not in imgedit.TYPES:
+            known = ", ".join(imgedit.TYPES)
+            raise BenchmarkError(f"{edits}, key '{key}': edit_type '{row.edit_type}' is unknown; known: {known}")
+        if (named := len(criteria.get(row.edit_type, ()))) != 3:
+            raise BenchmarkError(
+                f"{judge_prompts}: the prompt for '{row.edit_type}' names {named} scores, expected 3 lines "
+                f"'Name: A number from 1 to 5.'; get {IMGEDIT_SOURCE}"
+            )
+    asked = {k: imgedit.Edit(row.prompt, row.edit_type, criteria[row.edit_type]) for k, row in rows.items()}
+    return imgedit.ImgEdit(some(edits, _edit_items(rows, asked), IMGEDIT_SOURCE))
+
+
+def read_imgedit_uge(edits: str) -> imgedit.ImgEditUGE:
+    """ImgEdit's hard suite, `uge_edit.json`; its judge is asked for one score.
+
+    Raises:
+        BenchmarkError: when the file is missing or malformed, or a key stands twice.
+    """
+    rows = read_entries(edits, EditRow, UGE_SOURCE)
+    asked = {key: imgedit.Edit(row.prompt, imgedit.UGE, ("",)) for key, row in rows.items()}
+    return imgedit.ImgEditUGE(some(edits, _edit_items(rows, asked), UGE_SOURCE))
+
+
+def read_gedit(urls: Sequence[str], language: str) -> gedit.GEdit:
+    """GEdit's records of one language, from parquet, JSON lines, JSON or CSV.
+
+    Args:
+        urls: files with the published fields; pictures in them are not read.
+        language: `en` or `cn`.
+
+    Raises:
+        BenchmarkError: when a file is missing or lacks a field, a type or language is unknown, a key stands twice, or
+            no record is of the language.
+    """
+    gedit.check_language(language)
+    rows = [row for url in urls for row in read_records(url, GEditRow, GEDIT_SOURCE)]
+    where = ", ".join(urls)
+    for row in rows:
+        if row.task_type not in gedit.TYPES:
+            known = ", ".join(gedit.TYPES)
+            raise BenchmarkError(f"{where}, key '{row.key}': task_type '{row.task_type}' is unknown; known: {known}")
+        if row.instruction_language not in gedit.LANGUAGES:
+            raise BenchmarkError(
+                f"{where}, key '{row.key}': instruction_language '{row.instruction_language}' is unknown; "
+                f"known: {', '.join(gedit.LANGUAGES)}"
+            )
+    chosen = [row for row in rows if row.instruction_language == language]
+    unique(where, [row.key for row in chosen], [f"key '{row.key}'" for row in chosen])
+    items: list[Item[gedit.Edit]] = []
+    for row in chosen:
+        folder = f"fullset/{row.task_type}/{language}"
+        edit = gedit.Edit(row.instruction, row.task_type, language, row.intersection)
+        pictures = (f"{folder}/{row.key}.png",)
+        items.append(Item(row.key, row.task_type, row.instruction, edit, pictures, f"{folder}/{row.key}_SRCIMG.png"))
+    return gedit.GEdit(some(f"{where}, language '{language}'", items, GEDIT_SOURCE), language)
+
+
+def read_wise(urls: Sequence[str], rewritten: bool = False) -> wise.Wise:
+    """The first edition of WISE.
+
+    Args:
+        urls: its three files, or RecA's one.
+        rewritten: whether these are the files with rewritten prompts.
+
+    Raises:
+        BenchmarkError: when a file is missing or malformed, or an id stands twice or is outside 1 to 1000.
+    """
+    return wise.Wise(_wise_items(urls, wise.FIRST_IDS), rewritten)
+
+
+def read_wise_verified(urls: Sequence[str]) -> wise.WiseVerified:
+    """The verified edition of WISE; errors as `read_wise`."""
+    return wise.WiseVerified(_wise_items(urls, wise.VERIFIED_IDS))
+
+
+def _wise_items(urls: Sequence[str], last_ids: Sequence[int]) -> tuple[Item[wise.Prompt], ...]:
+    where = ", ".join(urls)
+    rows = sorted(
+        (row for url in urls for row in read_records(url, WiseRow, WISE_SOURCE)), key=lambda row: row.prompt_id
+    )
+    unique(where, [row.prompt_id for row in rows], [f"prompt_id {row.prompt_id}" for row in rows])
+    items: list[Item[wise.Prompt]] = []
+    for row in rows:
+        group = wise.category(row.prompt_id, last_ids)
+        if group is None:
+            raise BenchmarkError(f"{where}: prompt_id {row.prompt_id} is outside 1 to {last_ids[-1]}")
+        asked = wise.Prompt(row.prompt_id, row.prompt, row.explanation)
+        items.append(Item(str(row.prompt_id), group, row.prompt, asked, (f"{row.prompt_id}.png",)))
+    return some(where, items, WISE_SOURCE)
+
+
+def _edit_items(rows: Mapping[str, EditRow], asked: Mapping[str, imgedit.Edit]) -> list[Item[imgedit.Edit]]:
+    return [Item(k, asked[k].type, row.prompt, asked[k], (f"{k}.png",), source=row.id) for k, row in rows.items()]
+
+
+def _check_questions(url: str, key: str, questions: Sequence[Question]) -> None:
+    where = f"{url}, item '{key}'"
+    unique(where, [q.id for q in questions], [f"proposition_id {q.id} (row {q.row})" for q in questions])
+    parents = {q.id: [parent for parent in q.parents if parent] for q in questions}
+    for q in questions:
+        for parent in parents[q.id]:
+            if parent not in parents:
+                raise BenchmarkError(f"{where}: question {q.id} depends on {parent}, which is not there")
+    settled: set[int] = set()
+    while open_ids := [i for i in parents if i not in settled]:
+        ready = [i for i in open_ids if settled.issuperset(parents[i])]
+        if not ready:
+            raise BenchmarkError(f"{where}: questions {open_ids} depend on each other in a circle; get {DPG_SOURCE}")
+        settled.update(ready)
+
+
+def _same_items(url: str, texts: Mapping[str, str], prompts: str) -> None:
+    rows = read_records(prompts, DPGPromptRow, DPG_PROMPTS_SOURCE)
+    unique(prompts, [row.item_id for row in rows], [f"item_id '{row.item_id}'" for row in rows])
+    expected = {row.item_id for row in rows}
+    if odd := sorted(expected ^ set(texts)):
+        raise BenchmarkError(
+            f"{url} and {prompts} do not hold the same items: {len(expected - set(texts))} lack questions, "
+            f"{len(set(texts) - expected)} are not asked, such as '{odd[0]}'; get {DPG_SOURCE}"
+        )

@@ -1,0 +1,156 @@
+"""From examples to batches on the CPU, and from batches to packed layouts.
+
+Batches, batch axis first; pictures of different sizes are filled up with zeros at the right and the bottom, which costs
+memory of the batch only: packing leaves the filling out.
+
+- all tasks: `text` int64 [B, T] (caption, template prompt or question, filled up with zeros), `text_length` int64 [B].
+- reconstruction and image_to_text: `features` float32 [B, R, C, D], `feature_grid` int64 [B, 2] (rows, columns).
+- reconstruction and text_to_image: `latent_mean`, `latent_std` float32 [B, Z, H, W], `latent_grid` int64 [B, 2] in
+  latent tokens.
+- image_to_text: `answer` int64 [B, A], `answer_length` int64 [B].
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from reca.models.bagel.config import BagelConfig
+from reca.models.bagel.packing import Layout, Marks, Picture, Split, Text, pack
+from reca.models.base import Batch, Example, Task
+from reca.models.words import text_ids
+
+
+class Collator:
+    """Tokenizes, stacks and packs.
+
+    Args:
+        config: sizes.
+        tokenizer: the checkpoint's tokenizer.
+        marks: ids of its special tokens.
+    """
+
+    def __init__(self, config: BagelConfig, tokenizer: PreTrainedTokenizerFast, marks: Marks) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.marks = marks
+
+    def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Batch of one task.
+
+        Raises:
+            ValueError: naming the sample, when it does not fit the context or its text is not what the task needs.
+        """
+        names = [f"sample {example.key!r}" for example in examples]
+        texts = [example.text for example in examples]
+        batch: dict[str, Tensor] = {}
+        if task != "text_to_image":
+            batch |= _stack("feature", ["features"], examples, 1)
+        if task != "image_to_text":
+            batch |= _stack("latent", ["latent_mean", "latent_std"], examples, self.config.latent_patch_size)
+        answers: list[list[int]] = [[] for _ in names]
+        if task == "image_to_text":
+            pairs = [_question_and_answer(text, name) for text, name in zip(texts, names, strict=True)]
+            texts = [question for question, _ in pairs]
+            answers = text_ids(self.tokenizer, [answer for _, answer in pairs], names)
+            batch |= _rows("answer", answers)
+        ids = text_ids(self.tokenizer, texts, names)
+        grids = [batch[name] for name in ("feature_grid", "latent_grid") if name in batch]
+        pictures = [sum(int(grid[row].prod()) + 2 for grid in grids) for row in range(len(ids))]
+        for name, text, answer, tokens in zip(names, ids, answers, pictures, strict=True):
+            self.check(name, len(text) + 2 + (len(answer) + 2 if task == "image_to_text" else 0), tokens)
+        return {**batch, **_rows("text", ids)}
+
+    def prompts(self, texts: Sequence[str], pictures: int, what: str = "prompt") -> list[list[int]]:
+        """Ids of prompts that share a context with `pictures` tokens of pictures.
+
+        Raises:
+            ValueError: a prompt is too long or has an unknown word.
+        """
+        names = [f"{what} {number}" for number in range(len(texts))]
+        rows = text_ids(self.tokenizer, texts, names)
+        for name, row in zip(names, rows, strict=True):
+            self.check(name, len(row) + 2, pictures)
+        return rows
+
+    def check(self, name: str, text: int, pictures: int) -> None:
+        """Refuse what does not fit the context.
+
+        Raises:
+            ValueError: naming the sample.
+        """
+        limit = self.config.language.max_position_embeddings
+        if text + pictures > limit:
+            raise ValueError(
+                f"{name}: {text} text and {pictures} picture tokens make {text + pictures}, but the context holds "
+                f"{limit} (max_position_embeddings); shorten the text"
+            )
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """Text of generated ids up to the end mark."""
+        words = ids[: ids.index(self.marks.end)] if self.marks.end in ids else ids
+        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+
+    def layout(self, task: Task, batch: Batch, dropped: Sequence[bool]) -> Layout:
+        """Pack a batch: [seen picture][text][noised picture], as far as the task has them, or question and answer.
+
+        Args:
+            task: the task.
+            batch: of `batch`.
+            dropped: whether each example loses its text, and with it the rope positions of the text.
+        """
+        names = ("text", "answer", "answer_length", "feature_grid", "latent_grid")
+        columns: dict[str, Any] = {name: batch[name].tolist() for name in names if name in batch}
+        samples: list[list[Split]] = []
+        for row, length in enumerate(batch["text_length"].tolist()):
+            splits: list[Split] = []
+            if "feature_grid" in columns:
+                splits.append(Picture("seen", *columns["feature_grid"][row]))
+            if not dropped[row]:
+                splits.append(Text(columns["text"][row][:length]))
+            if task == "image_to_text":
+                splits.append(Text(columns["answer"][row][: columns["answer_length"][row]], scored=True))
+            else:
+                splits.append(Picture("noised", *columns["latent_grid"][row]))
+            samples.append(splits)
+        return pack(samples, self.marks, self.config.vision.side, self.config.max_latent_size)
+
+
+def _question_and_answer(text: str, name: str) -> tuple[str, str]:
+    question, found, answer = text.partition("\n")
+    if not found:
+        raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {text!r}")
+    return question, answer
+
+
+def _rows(name: str, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    longest = max(len(row) for row in rows)
+    filled = [[*row, *[0] * (longest - len(row))] for row in rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    return {name: torch.tensor(filled, dtype=torch.long), f"{name}_length": lengths}
+
+
+def _stack(kind: str, names: Sequence[str], examples: Sequence[Example], token: int) -> dict[str, Tensor]:
+    """Named arrays of examples, filled up to the largest, and `<kind>_grid`. Features are [rows, columns, D], latents
+    [Z, height, width]."""
+    axes = (0, 1) if kind == "feature" else (1, 2)
+    grids = [[example.encoded[names[0]].shape[axis] // token for axis in axes] for example in examples]
+    found = {name: _filled([example.encoded[name] for example in examples], axes) for name in names}
+    return {**found, f"{kind}_grid": torch.tensor(grids)}
+
+
+def _filled(arrays: Sequence[NDArray[np.generic]], axes: tuple[int, int]) -> Tensor:
+    if len({array.shape for array in arrays}) == 1:
+        return torch.from_numpy(np.stack(arrays)).float()
+    largest = [max(array.shape[axis] for array in arrays) for axis in axes]
+    shape = list(arrays[0].shape)
+    for axis, size in zip(axes, largest, strict=True):
+        shape[axis] = size
+    filled = torch.zeros(len(arrays), *shape)
+    for row, array in enumerate(arrays):
+        filled[row][tuple(slice(size) for size in array.shape)] = torch.from_numpy(array)
+    return filled

@@ -1,0 +1,128 @@
+"""From examples to batches of ids, on the CPU. The batches are described in `reca.models.harmon.model`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from reca.models.base import Example, Task
+from reca.models.harmon.config import HarmonConfig
+from reca.models.harmon.text import DRAW, DRAW_ANY, END, PAD, START, prompt, token_ids
+
+IGNORED = -100
+"""Label of an id that is not predicted."""
+
+
+class Collator:
+    """Tokenizes and stacks. `names` in its methods say what to call each text in an error message."""
+
+    def __init__(self, config: HarmonConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.end, self.pad = (int(tokenizer.get_vocab()[token]) for token in (END, PAD))
+        self.header = self.ids([f"{START}user\n"], ["header"])[0]
+
+    def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Batch of one task."""
+        names = [f"sample {example.key!r}" for example in examples]
+        texts = [example.text for example in examples]
+        latents = torch.from_numpy(np.stack([example.encoded["latents"] for example in examples])).float()
+        if task == "image_to_text":
+            return {"latents": latents, **self.instructions(texts, names)}
+        rows = self.captions(texts, names) if task == "text_to_image" else self.templates(texts, names)
+        plain = self.plain() * len(rows)
+        ids, mask = padded([*rows, *plain], self.end)
+        (ids, plain_ids), (mask, plain_mask) = ids.chunk(2), mask.chunk(2)
+        return {"latents": latents, "ids": ids, "mask": mask, "plain_ids": plain_ids, "plain_mask": plain_mask}
+
+    def captions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Text-to-image prompts in training; what exceeds `max_text` ids is cut off, as published."""
+        return [row[: self.config.max_text] for row in self.requests(texts, names)]
+
+    def requests(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Text-to-image prompts when drawing."""
+        rows = self.ids([prompt(DRAW.format(text.strip())) for text in texts], names)
+        self._check(rows, names, blocks=1)
+        return rows
+
+    def templates(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Prompts of a reconstruction in training: a newline between picture and text, which fuses with the header's.
+
+        Raises:
+            ValueError: a prompt is longer than `max_text` ids.
+        """
+        rows = self.ids([prompt(f"\n{text}") for text in texts], names)
+        for row, name in zip(rows, names, strict=True):
+            if len(row) > self.config.max_text:
+                raise ValueError(
+                    f"{name}: the prompt has {len(row)} ids, max_text is {self.config.max_text}; shorten it"
+                )
+        self._check(rows, names, blocks=2)
+        return rows
+
+    def plain(self) -> list[list[int]]:
+        """One row: the drawing prompt without text."""
+        return self.ids([prompt(DRAW_ANY)], ["prompt without text"])
+
+    def reconstructions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Prompts of a reconstruction when drawing: the text follows the picture at once, as published."""
+        rows = self._after_picture(texts, names)
+        self._check(rows, names, blocks=2)
+        return rows
+
+    def questions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Open conversations about a picture, which comes after the header."""
+        rows = self._after_picture([f"\n{text}" for text in texts], names)
+        self._check(rows, names, blocks=1)
+        return rows
+
+    def instructions(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
+        """Training conversations of texts that are question, newline, answer; answer and end mark are labelled, the
+        newline after it is not.
+
+        Raises:
+            ValueError: a text has no newline, or the conversation exceeds the context.
+        """
+        pairs = [text.split("\n", 1) for text in texts]
+        for pair, name in zip(pairs, names, strict=True):
+            if len(pair) != 2:
+                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
+        questions = self.questions([question for question, _ in pairs], names)
+        answers = self.ids([f"{answer}{END}" for _, answer in pairs], names)
+        newline = self.ids(["\n"], ["newline"])[0]
+        rows = [[*question, *answer, *newline] for question, answer in zip(questions, answers, strict=True)]
+        self._check(rows, names, blocks=1)
+        ids, mask = padded(rows, self.end)
+        labels = torch.full_like(ids, IGNORED)
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            labels[number, len(question) : len(question) + len(answer)] = torch.tensor(answer)
+        return {"ids": ids, "mask": mask, "labels": labels}
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """Text of decoded ids up to the end mark; ids that are no text are left out."""
+        words = ids[: ids.index(self.end)] if self.end in ids else ids
+        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+
+    def _after_picture(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        ends = self.ids([f"{text}{END}\n{START}assistant\n" for text in texts], names)
+        return [[*self.header, *row] for row in ends]
+
+    def ids(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        """Ids of each text."""
+        return token_ids(self.tokenizer, texts, names)
+
+    def _check(self, rows: Sequence[Sequence[int]], names: Sequence[str], blocks: int) -> None:
+        room = self.config.llm.max_position_embeddings - blocks * self.config.block
+        for row, name in zip(rows, names, strict=True):
+            if len(row) > room:
+                raise ValueError(f"{name}: the text has {len(row)} ids but the context holds {room}; shorten it")
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Rows padded on the right to the longest, int64 [B, P], and where they are real, bool [B, P]."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(width) < lengths[:, None]

@@ -1,0 +1,74 @@
+"""Published layouts of Harmon's weights.
+
+Two are read: one set of weights with everything (`wusize/Harmon-1_5B`: safetensors or a pickle of tensors, whole or in
+shards, the autoencoder under `vae.`), and the original release or raw training output (`harmon_1.5b.pth` without
+autoencoder, beside MAR's `kl16.ckpt`). Safetensors in the first layout are written.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+
+from reca.models.checkpoint import find_weights, load_strict, write_tensors
+from reca.models.errors import CheckpointError
+from reca.models.harmon.autoencoder import published_state
+from reca.models.harmon.network import HarmonNetwork
+
+HEAD = "llm.lm_head.weight"
+"""The output matrix: the input embeddings under another name."""
+
+VAE = "vae."
+VAE_FILE = "kl16.ckpt"
+VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+
+
+def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path) -> None:
+    """Fill network and autoencoder from a checkpoint folder. A tied output matrix need not be there.
+
+    Raises:
+        CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
+    """
+    wanted = network_state(network)
+    path, vae_path = weight_file(folder), folder / VAE_FILE
+    images = published_state(autoencoder)
+    if vae_path.is_file():
+        load_strict(wanted, path, lambda name: None if name == HEAD or name.startswith(VAE) else name)
+        load_strict(images, vae_path, lambda name: name if name.startswith(VAE_PARTS) else None)
+        return
+    wanted |= {f"{VAE}{name}": value for name, value in images.items()}
+    try:
+        load_strict(wanted, path, lambda name: None if name == HEAD else name)
+    except CheckpointError as error:
+        if f"{VAE}encoder.conv_in.weight: missing" not in str(error):
+            raise
+        raise CheckpointError(f"{error}. Weights without {VAE} keys need {VAE_FILE} in the same folder") from error
+
+
+def write_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write `model.safetensors` with all published keys, the tied output matrix included."""
+    state = {**network_state(network), HEAD: network.llm.lm_head.weight.detach().clone()}
+    state |= {f"{VAE}{name}": value for name, value in published_state(autoencoder).items()}
+    write_tensors(state, folder / "model.safetensors", dtype)
+
+
+def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
+    """Weights by published name, without the tied output matrix; memory is shared."""
+    return {name: value for name, value in network.state_dict().items() if name != HEAD}
+
+
+def weight_file(folder: Path) -> Path:
+    """The weights of a folder: under a usual name, else its only `.pth`.
+
+    Raises:
+        CheckpointError: there is none, or more than one `.pth`.
+    """
+    try:
+        return find_weights(folder)
+    except CheckpointError as error:
+        others = sorted(folder.glob("*.pth"))
+        if len(others) == 1:
+            return others[0]
+        found = f"; found {', '.join(path.name for path in others)}, keep one of them" if others else ""
+        raise CheckpointError(f"{error}, or a single .pth file{found}") from error

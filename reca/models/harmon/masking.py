@@ -1,0 +1,38 @@
+"""Which tokens are hidden, in training and while drawing (MAR, arXiv 2406.11838, sections 3.4 and 4)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MEAN, DEVIATION, HIGHEST = 1.0, 0.25, 1.0
+"""Mask rates are normal with this mean and deviation, truncated to `mask_ratio_min`..HIGHEST."""
+
+
+def mask_rate(uniform: Tensor, lowest: float) -> Tensor:
+    """Mask rates, float64, of uniform draws float64 in [0, 1): the inverse distribution function."""
+    ends = torch.tensor([(end - MEAN) / DEVIATION for end in (lowest, HIGHEST)], dtype=torch.float64)
+    low, high = torch.special.ndtr(ends)
+    rate = MEAN + DEVIATION * torch.special.ndtri(low + uniform.cpu() * (high - low))
+    return rate.clamp(lowest, HIGHEST)
+
+
+def split(order: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
+    """Raster indices of the hidden tokens int64 [B, hidden] and of the visible ones [B, N - hidden], both ascending:
+    the first `hidden` entries of each permutation int64 [B, N] are hidden.
+    """
+    return order[:, :hidden].sort(dim=1).values, order[:, hidden:].sort(dim=1).values
+
+
+def hidden_counts(tokens: int, iterations: int) -> Sequence[int]:
+    """Hidden tokens before each iteration of drawing, and 0 at the end.
+
+    After iteration k of K, floor(N * cos(pi/2 * (k+1)/K)) tokens stay hidden, at least 1 and fewer than before while
+    that is possible; the last iteration draws what is left.
+    """
+    counts = [tokens]
+    for number in range(1, iterations):
+        wanted = math.floor(tokens * math.cos(math.pi / 2 * number / iterations))
+        counts.append(max(1, min(counts[-1] - 1, wanted)))
+    return [*counts, 0]

@@ -1,0 +1,325 @@
+"""The evaluation pipeline: its command line, whole runs of every kind in this process, and one through Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from loopback_judge import LoopbackJudge, loopback_judge
+from PIL import Image
+from tiny_judges import save_clip, save_detector, save_names, save_vlm
+
+from pipelines.benchmark_choices import BENCHMARKS
+from pipelines.benchmark_stages import TOTALS
+from pipelines.dsl import Artifact, RunView, SettingsError, StageContext
+from pipelines.dsl.graph import resolve
+from pipelines.evaluate import RECIPES, evaluate, labels_of, published, set_words
+from reca.config import ModelConfig, SamplingConfig
+from reca.data.scenes import CLASSES
+from reca.evaluation import generation, looking
+from reca.evaluation.minigeneval.prompts import prompts
+from reca.evaluation.run_config import (
+    BenchmarkRecipe,
+    DPGBenchConfig,
+    DrawingConfig,
+    GenEvalConfig,
+    GQAConfig,
+    ImgEditConfig,
+    JudgeConfig,
+    JudgingExecution,
+    MMEConfig,
+    POPEConfig,
+    WISEConfig,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+DRAWING = DrawingConfig(batch_size=8, sampling=SamplingConfig(guidance=0.0, steps=2))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompt files, questions and tiny judges, made once."""
+    folder = tmp_path_factory.mktemp("places")
+    save_detector(folder / "detector", len(CLASSES))
+    save_clip(folder / "clip")
+    save_vlm(folder / "vlm")
+    save_names(folder / "names.txt", CLASSES)
+    (folder / "prompts.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(prompts("test", 1)))
+    heading = "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
+    end = "entity,whole,entity - whole (cat),is there a cat ?"
+    rows = [f"{item},a cat,,{n},{n - 1},{end}" for item in "ab" for n in (1, 2)]
+    (folder / "dpg.csv").write_text("\n".join([f"{heading}question_natural_language", *rows]) + "\n")
+    (folder / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 30), "red").save(folder / "photos" / name)
+    for group in ("random", "popular", "adversarial"):
+        lines = [
+            json.dumps({"question_id": n, "image": f"{image}.png", "text": "what is there", "label": "yes"})
+            for n, image in enumerate("ab")
+        ]
+        (folder / f"coco_pope_{group}.json").write_text("\n".join(lines))
+    asked = {"imageId": "a", "question": "what is there", "answer": "cat", "types": {"structural": "query"}}
+    (folder / "gqa.json").write_text(json.dumps({"1": asked}))
+    Image.new("RGB", (20, 30), "red").save(folder / "photos/a.jpg")
+    (folder / "mme/count").mkdir(parents=True)
+    (folder / "mme/count/1.txt").write_text("is there a cat ?\tYes\nis there a dog ?\tNo\n")
+    Image.new("RGB", (20, 30), "blue").save(folder / "mme/count/1.png")
+    return folder
+
+
+@pytest.fixture
+def recipe(places: Path, smallest_base: Path) -> BenchmarkRecipe:
+    return BenchmarkRecipe(
+        name="tiny",
+        model=ModelConfig("showo", str(smallest_base)),
+        bootstrap=20,
+        geneval=GenEvalConfig(
+            prompts=str(places / "prompts.jsonl"),
+            detector=str(places / "detector"),
+            clip=str(places / "clip"),
+            object_names=str(places / "names.txt"),
+            detector_scale=(96, 64),
+            samples=2,
+            drawing=DRAWING,
+        ),
+        dpgbench=DPGBenchConfig(questions=str(places / "dpg.csv"), vlm=str(places / "vlm"), samples=1, drawing=DRAWING),
+        pope=POPEConfig(questions=str(places), images=str(places / "photos")),
+        mme=MMEConfig(folder=str(places / "mme")),
+        gqa=GQAConfig(str(places / "gqa.json"), str(places / "photos")),
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are done in this process, and artifacts lie where `run` puts them instead of in a store."""
+
+    def spread(batches: Sequence[Any], make: Callable[[str], Callable[[Any], Any]], _: object) -> Iterator[Any]:
+        work = make("cpu")
+        yield from map(work, batches)
+
+    for module in (looking, generation):
+        monkeypatch.setattr(module, "spread", spread)
+    monkeypatch.setattr(Artifact, "local", lambda artifact: Path(artifact.uri))
+
+
+def run(recipe: BenchmarkRecipe, folder: Path, execution: JudgingExecution | None = None) -> dict[str, Any]:
+    """Run every stage in graph order without Ray; `summary.json`, and the artifacts by stage name under `made`."""
+    made: dict[str, Artifact] = {}
+    graph = evaluate.build(recipe)
+    view = RunView("test", "evaluate")
+    for number, node in enumerate(graph.nodes):
+        output = folder / f"{number}"
+        output.mkdir(parents=True)
+        work = str(folder / f"work{number}")
+        context = StageContext(node.name, output, work, execution or JudgingExecution(), view, lambda _: None)
+        artifact = node.stage.function(context, **resolve(node, lambda n: made[n.name]))
+        made[node.name] = replace(artifact, uri=str(output), key=node.key)
+    result = Path(made[graph.result.name].uri)
+    assert (result / "tables.md").read_text().startswith("# Benchmarks: tiny")
+    assert (result / "report.html").read_text().startswith("<!DOCTYPE html>")
+    return {**json.loads((result / "summary.json").read_text()), "made": made, "folder": result}
+
+
+def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
+    found = run(replace(recipe, benchmarks="geneval, dpgbench,pope,mme,gqa"), tmp_path)
+    sides = {name: next(iter(section["sides"].values())) for name, section in found["benchmarks"].items()}
+    assert list(sides) == ["geneval", "dpgbench", "pope", "mme", "gqa"]
+    geneval = sides["geneval"]
+    assert (geneval["pictures"], geneval["items"], geneval["missing"], geneval["unscored"]) == (12, 6, 0, 0)
+    assert geneval["judge"] == "transformers Mask2Former detector and CLIP clip"
+    assert geneval["settings"]["steps"] == "2"
+    assert "not comparable" in geneval["notes"][0]
+    assert list(geneval["strict"]["correct"])[1:] == list(geneval["official"]["correct"])[1:]
+    assert sides["dpgbench"]["title"] == "DPG with judge vlm, 2 of 1,065 items"
+    assert sides["dpgbench"]["score"] in (0.0, 25.0, 50.0, 75.0, 100.0)
+    assert sides["pope"]["pictures"] == 6
+    assert sides["mme"]["official_score"] is None
+    assert sides["gqa"]["title"].startswith("GQA, testdev-balanced, 1 of 12,578 items")
+    page = (found["folder"] / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 8
+    assert "<script" not in page
+    assert page.count("http") == page.count("http-equiv")
+
+
+def test_folders_of_pictures_are_compared_pair_by_pair(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
+    first = run(recipe, tmp_path / "model")
+    drawn = Path(first["made"][next(name for name in first["made"] if name.startswith("draw"))].uri)
+    other = tmp_path / "other"
+    for path in drawn.rglob("*.png"):
+        copy = other / path.relative_to(drawn)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (other / "00000/samples/0001.png").unlink()
+    Image.new("RGB", (8, 8)).save(other / "extra.png")
+    found = run(replace(recipe, images=str(drawn), compare=str(other)), tmp_path / "compared")
+    section = found["benchmarks"]["geneval"]
+    before, after = section["sides"].values()
+    assert (before["missing"], after["missing"], after["complete"]) == (0, 1, False)
+    assert after["title"].endswith("incomplete")
+    assert after["settings"]["pictures of no item"] == "1, such as extra.png"
+    assert section["differences"]["pictures"] == 11
+    assert section["differences"]["tables"]["correct"]["overall"]["value"] == 0.0
+    tables = (found["folder"] / "tables.md").read_text()
+    assert f"differences are other minus {drawn.name}, over 11 pictures" in tables
+    assert before["strict"] == first["benchmarks"]["geneval"]["sides"][recipe.model.checkpoint.split("/")[-1]]["strict"]
+
+
+def test_a_folder_without_the_pictures_is_refused(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds none of the 12 expected pictures, such as 00000/samples/0000\.png"):
+        run(replace(recipe, images=recipe.model.checkpoint), tmp_path)
+
+
+def test_a_judge_behind_an_endpoint_is_asked_once(recipe: BenchmarkRecipe, places: Path, tmp_path: Path) -> None:
+    prompt = {"prompt_id": 1, "Prompt": "a cat", "Explanation": "it shows a cat", "Category": "x", "Subcategory": "y"}
+    (tmp_path / "wise.json").write_text(json.dumps([prompt, {**prompt, "prompt_id": 500}]))
+    (tmp_path / "judge.txt").write_text("Is this <prompt>? Remember: <explanation>")
+
+    def reply(body: dict[str, Any]) -> str:
+        text = body["messages"][-1]["content"][0]["text"]
+        return "Consistency: 2\nRealism: 1\nAesthetic Quality: 0" if text.startswith("Is this a cat?") else "yes"
+
+    chosen = replace(
+        recipe,
+        benchmarks="wise,dpgbench",
+        judge=JudgeConfig(model="loopback"),
+        dpgbench=replace(recipe.dpgbench, vlm=""),
+        wise=WISEConfig(str(tmp_path / "wise.json"), judge_prompt=str(tmp_path / "judge.txt"), drawing=DRAWING),
+    )
+    with loopback_judge(reply) as judge:
+        execution = JudgingExecution(base_url=judge.url, key_variable="", replies=str(tmp_path / "replies"))
+        found = run(chosen, tmp_path / "first", execution)
+        asked = len(judge.asked)
+        again = run(chosen, tmp_path / "second", execution)
+        assert len(judge.asked) == asked == 4  # two prompts; two items whose questions are alike
+    wise, dpg = (next(iter(found["benchmarks"][name]["sides"].values())) for name in ("wise", "dpgbench"))
+    assert wise["judge"] == "loopback"
+    assert wise["strict"]["WiScore"]["CULTURE"]["value"] == pytest.approx((0.7 * 2 + 0.2) / 2)
+    assert dpg["score"] == 100.0
+    assert dpg["title"] == "DPG with judge loopback, 2 of 1,065 items"
+    assert found["benchmarks"] == again["benchmarks"]
+
+
+def test_edited_pictures_are_judged_with_their_sources(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
+    edits = {"7": {"id": "in.png", "prompt": "add a hat", "edit_type": "add"}}
+    (tmp_path / "edits.json").write_text(json.dumps(edits))
+    names = "".join(f"{name}: A number from 1 to 5.\n" for name in ("Compliance", "Seamlessness", "Realism"))
+    (tmp_path / "judge.json").write_text(json.dumps({"add": f"Rate <edit_prompt>.\n{names}"}))
+    for path in ("sources/in.png", "made/7.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / path)
+    config = ImgEditConfig(str(tmp_path / "edits.json"), str(tmp_path / "judge.json"), str(tmp_path / "sources"))
+    chosen = replace(
+        recipe, benchmarks="imgedit", images=str(tmp_path / "made"), imgedit=config, judge=JudgeConfig(model="loopback")
+    )
+    judge: LoopbackJudge
+    with loopback_judge(lambda _: "Compliance: 5\nSeamlessness: 4\nRealism: 3") as judge:
+        execution = JudgingExecution(base_url=judge.url, key_variable="")
+        found = run(chosen, tmp_path / "run", execution)
+    (side,) = found["benchmarks"]["imgedit"]["sides"].values()
+    assert side["strict"]["score"]["add"]["value"] == 4.0
+    assert side["score"] is None  # eight of the nine types have no picture
+    with pytest.raises(SettingsError, match="imgedit judges edited pictures; make them elsewhere"):
+        evaluate.build(replace(chosen, images=""))
+    with pytest.raises(ValueError, match="no endpoint is named; give its address: --context base_url="):
+        run(chosen, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"benchmarks": "geneva"}, "there is no benchmark 'geneva'; benchmarks are geneval, dpgbench, wise"),
+        ({"benchmarks": "geneval"}, "geneval.prompts is not set; get evaluation_metadata.jsonl of github djghosh13"),
+        ({"benchmarks": "dpgbench"}, "dpgbench.questions is not set; get dpg_bench.csv"),
+        ({"benchmarks": "mme"}, "mme.folder is not set"),
+        ({"benchmarks": "mme", "images": "x", "mme": MMEConfig("y")}, "mme asks a model; give --model"),
+    ],
+)
+def test_wrong_recipes_name_the_mend(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message.replace(".", r"\.")):
+        evaluate.build(replace(published(), **changes))
+
+
+def test_the_judge_does_not_enter_the_key_of_the_pictures(recipe: BenchmarkRecipe) -> None:
+    def keys(chosen: BenchmarkRecipe) -> dict[str, str]:
+        return {node.stage.name: node.key for node in evaluate.build(chosen).nodes}
+
+    base = keys(recipe)
+    other = keys(replace(recipe, geneval=replace(recipe.geneval, detector="hub/another"), bootstrap=9))
+    assert [name for name in base if base[name] == other[name]] == ["load_checkpoint", "draw"]
+    more = keys(replace(recipe, geneval=replace(recipe.geneval, samples=3)))
+    assert [name for name in base if base[name] == more[name]] == ["load_checkpoint"]
+
+
+def test_short_flags_become_settings() -> None:
+    words = [
+        "run",
+        "--model",
+        "showo",
+        "--checkpoint",
+        "a",
+        "--benchmarks",
+        "geneval,mme",
+        "--store",
+        "s",
+        "--set",
+        "bootstrap=9",
+    ]
+    assert set_words(words) == [
+        *("run", "--store", "s", "--set", "bootstrap=9"),
+        *("--set=model.family=showo", "--set=model.checkpoint=a", "--set=benchmarks=geneval,mme"),
+    ]
+    assert set_words(["--model", "showo", "--compare", "a", "b"]) == [
+        "--set=model.family=showo",
+        "--set=model.checkpoint=a",
+        "--set=compare=b",
+    ]
+    assert set_words(["plan", "--compare", "a", "b"]) == ["plan", "--set=images=a", "--set=compare=b"]
+    assert labels_of(["x/a/", "y/b"]) == ["a", "b"]
+    assert labels_of(["x/model", "y/model"]) == ["model (1)", "model (2)"]
+
+
+def test_recipes_are_claims() -> None:
+    for name, function in RECIPES.items():
+        assert function().name == name
+        assert all(word in (function.__doc__ or "") for word in ("Command:", "Hardware:", "Cost"))
+    assert set(BENCHMARKS) <= set(vars(published()))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_the_command_draws_judges_and_reports(
+    places: Path, smallest_base: Path, tmp_path: Path, short_tmp: Path
+) -> None:
+    settings = {
+        "geneval.prompts": places / "prompts.jsonl",
+        "geneval.detector": places / "detector",
+        "geneval.clip": places / "clip",
+        "geneval.object_names": places / "names.txt",
+        "geneval.detector_scale": "96,64",
+        "geneval.samples": 1,
+        "geneval.drawing.sampling.steps": 2,
+        "bootstrap": 20,
+    }
+    words = ["run", "--model", "showo", "--checkpoint", str(smallest_base), "--benchmarks", "geneval"]
+    words += [f"--set={name}={value}" for name, value in settings.items()]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, str(ROOT / "pipelines/evaluate.py"), *words, "--context", "workers=1"]
+    done = subprocess.run(
+        [*command, "--store", str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**clean, "RAY_TMPDIR": str(short_tmp), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (summary,) = tmp_path.glob("store/objects/report/*/*/summary.json")
+    (side,) = json.loads(summary.read_text())["benchmarks"]["geneval"]["sides"].values()
+    assert (side["pictures"], side["complete"]) == (6, True)
+    assert list(tmp_path.glob(f"store/objects/total/*/*/{TOTALS}"))
