@@ -17,6 +17,7 @@ from pipelines.artifacts import Checkpoint, Gates, Scores
 from pipelines.dsl import Artifact, External, StageContext, main, pipeline, stage
 from pipelines.stages import evaluate, gate, load_model
 from reca.config import EvaluationConfig, ExecutionConfig, GateConfig, SamplingConfig
+from reca.data.scenes import CaptionRates
 from reca.pretraining.config import BaseRecipe, PretrainRecipe, TokenizerRecipe
 
 
@@ -146,8 +147,10 @@ def tiny_janus() -> PretrainRecipe:
         name="tiny_janus",
         family="janus",
         tokenizer=TokenizerRecipe(updates=1000, batch_size=16, commit=0.25, entropy=0.0),
-        base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000),
-        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)),
+        base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000, rates=CaptionRates(color=0.1)),
+        evaluation=EvaluationConfig(
+            prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)
+        ),
         gates=GateConfig(colors=0.0),
     )
 

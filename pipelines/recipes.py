@@ -13,6 +13,7 @@ from reca.config import (
     ModelConfig,
     RecaRecipe,
     SamplingConfig,
+    TrainingConfig,
     out_of_range,
 )
 from reca.objectives import task_weights
@@ -37,7 +38,10 @@ def tiny_janus() -> RecaRecipe:
     return RecaRecipe(
         name="tiny_janus",
         model=ModelConfig(family="janus", checkpoint="checkpoints/tiny_janus"),
-        evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)),
+        training=TrainingConfig(updates=150),
+        evaluation=EvaluationConfig(
+            prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)
+        ),
         gates=GateConfig(colors=0.0),
     )
 
