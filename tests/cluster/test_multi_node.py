@@ -39,7 +39,8 @@ def look():
 
 group = placement_group([{{"CPU": 1}}] * 3, strategy="STRICT_SPREAD")
 ray.get(group.ready(), timeout=60)
-spread = ray.get([look.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group)).remote() for _ in range(3)])
+places = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(3)]
+spread = ray.get([look.options(scheduling_strategy=place).remote() for place in places])
 ray.util.remove_placement_group(group)
 far = ray.get(look.options(resources={{"far": 1}}).remote())
 print(json.dumps({{"info": [info.route, info.nodes, info.cpus, info.max_cpus], "spread": spread, "far": far}}))
