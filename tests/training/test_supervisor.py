@@ -45,7 +45,7 @@ def whole(
 
 
 def wait_for_free_cpus(count: float) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150  # a run may wait 120 s for its workers before it lets go of their places
     while ray.available_resources().get("CPU") != count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
