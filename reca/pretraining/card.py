@@ -47,8 +47,6 @@ def model_card(
         seconds: wall time by stage.
         environment: versions and processor.
     """
-    tasks = [(name, estimate.value) for name, estimate in scores.minigeneval.scores.items()]
-    sampling = recipe.evaluation.sampling
     lines = [
         f"# {recipe.name}: a tiny base",
         "",
@@ -65,6 +63,29 @@ def model_card(
         "",
         f"Made by `python pipelines/pretrain.py run --recipe {recipe.name}`.",
         "",
+        *_score_lines(recipe, scores, gates, psnr),
+        "## Recipe",
+        "",
+        "```json",
+        msgspec.json.format(msgspec.json.encode(recipe), indent=1).decode(),
+        "```",
+        "",
+        "## Cost and machine",
+        "",
+        *(f"- {name}: {value:.0f} s wall" for name, value in seconds.items()),
+        *(f"- {name}: {value}" for name, value in environment.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _score_lines(
+    recipe: PretrainRecipe, scores: Evaluation, gates: Sequence[tuple[str, float, float]], psnr: float
+) -> list[str]:
+    """The card's section on scores and gates, with the empty line behind it."""
+    tasks = [(name, estimate.value) for name, estimate in scores.minigeneval.scores.items()]
+    sampling = recipe.evaluation.sampling
+    return [
         "## Scores",
         "",
         f"MiniGenEval (not GenEval), {recipe.evaluation.prompts_per_task} prompts per task, "
@@ -82,16 +103,4 @@ def model_card(
         "| --- | --- | --- |",
         *(f"| {name} | {value:.3f} | {limit:.3f} |" for name, value, limit in gates),
         "",
-        "## Recipe",
-        "",
-        "```json",
-        msgspec.json.format(msgspec.json.encode(recipe), indent=1).decode(),
-        "```",
-        "",
-        "## Cost and machine",
-        "",
-        *(f"- {name}: {value:.0f} s wall" for name, value in seconds.items()),
-        *(f"- {name}: {value}" for name, value in environment.items()),
-        "",
     ]
-    return "\n".join(lines)
