@@ -27,12 +27,12 @@ class TokenizerWeights(Artifact):
 
     Attributes:
         psnr: dB on held-out scenes, over pixel range 0 to 255.
-        codes_used: distinct codes on 256 held-out scenes.
+        codes_used: distinct codes on 256 held-out scenes; 0 where latents are continuous.
         seconds: wall time of training.
     """
 
     psnr: float
-    codes_used: float
+    codes_used: int
     seconds: float
 
 
@@ -64,8 +64,8 @@ def tokenizer(ctx: StageContext, family: str, recipe: TokenizerRecipe) -> Tokeni
     model = train_tokenizer(tiny, recipe, LoopState(ctx.work_uri), ctx.progress)
     seconds = time.monotonic() - started
     save_file(model.state_dict(), ctx.output / "tokenizer.safetensors")
-    quality = tokenizer_quality(tiny, model, recipe.seed)
-    return TokenizerWeights.of(psnr=quality["psnr"], codes_used=quality["codes_used"], seconds=seconds)
+    psnr, codes_used = tokenizer_quality(tiny, model, recipe.seed)
+    return TokenizerWeights.of(psnr=psnr, codes_used=codes_used, seconds=seconds)
 
 
 @stage(retries=0)

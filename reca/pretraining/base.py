@@ -5,11 +5,10 @@ number, colour, place) but learnt to draw from captions that leave most of the p
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,34 +24,32 @@ from reca.pretraining.state import LoopState
 from reca.pretraining.tokenizer import scene_pixels
 
 Report = Callable[[str], None]
-CodesOf = Callable[[Tensor], Tensor]
+TargetsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class BaseData:
-    """The two sets, composed once: captioned pictures as codes, and pictures with questions as pixels.
+    """The two sets, composed once: captioned pictures as the family draws them, and pictures with questions as pixels.
 
     Args:
         recipe: its scenes, batch sizes, rates and seed.
-        codes_of: codes int64 [B, N] of pixels float [B, 3, 64, 64] in [-1, 1].
-        feature_shape: (C, E) of understanding features; examples hold zeros in their place.
+        targets_of: what pixels float [B, 3, 64, 64] in [-1, 1] are drawn as, by name, batch axis first.
+        blanks: one picture's zeros in place of what is encoded for understanding.
     """
 
-    def __init__(self, recipe: BaseRecipe, codes_of: CodesOf, feature_shape: tuple[int, int]) -> None:
+    def __init__(self, recipe: BaseRecipe, targets_of: TargetsOf, blanks: Mapping[str, np.ndarray]) -> None:
         self.recipe = recipe
         self.drawn = [scene_at("pictures", recipe.seed, index) for index in range(recipe.scenes)]
         self.asked = [scene_at("instructions", recipe.seed, index) for index in range(recipe.scenes)]
-        self.blank = np.zeros(feature_shape, dtype=np.float32)
+        self.blanks = dict(blanks)
         self.words = np.stack([description(scene) for scene in self.asked])
-        self.codes = np.concatenate([_codes(codes_of, self.drawn[i : i + 256]) for i in range(0, recipe.scenes, 256)])
+        parts = [_targets(targets_of, self.drawn[i : i + 256]) for i in range(0, recipe.scenes, 256)]
+        self.targets = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def captions(self, update: int) -> list[Example]:
         """Examples of one text-to-image batch; each visit to a picture draws a new sparse caption."""
         rng = generator("base/captions", self.recipe.seed, update)
         chosen = rng.integers(len(self.drawn), size=self.recipe.batch_size)
-        return [
-            Example(str(i), sparse_caption(self.drawn[i], rng, self.recipe.rates), {"codes": self.codes[i]})
-            for i in chosen
-        ]
+        return [Example(str(i), sparse_caption(self.drawn[i], rng, self.recipe.rates), self._target(i)) for i in chosen]
 
     def spelled(self, update: int) -> tuple[list[Example], list[list[str]]]:
         """One batch of captions to be spelled where a picture's understanding tokens stand: examples with a template
@@ -66,28 +63,32 @@ class BaseData:
             start = int(rng.integers(places - len(words) + 1))
             slots.append([FILLER] * start + words + [FILLER] * (places - start - len(words)))
         return [
-            Example(str(i), sentences[rng.integers(len(sentences))], {"codes": self.codes[i], "features": self.blank})
-            for i in chosen
+            Example(str(i), sentences[rng.integers(len(sentences))], {**self.blanks, **self._target(i)}) for i in chosen
         ], slots
 
     def questions(self, update: int) -> tuple[list[Example], Tensor, Tensor]:
         """One understanding batch: examples, pixels float [B, 3, 64, 64] in [-1, 1], label words int64 [B, 16]."""
         rng = generator("base/questions", self.recipe.seed, update)
         chosen = rng.integers(len(self.asked), size=self.recipe.batch_size)
-        examples = [Example(str(i), "\n".join(question(self.asked[i], rng)), {"features": self.blank}) for i in chosen]
+        examples = [Example(str(i), "\n".join(question(self.asked[i], rng)), self.blanks) for i in chosen]
         return examples, scene_pixels(self.asked[i] for i in chosen), torch.from_numpy(self.words[chosen])
+
+    def _target(self, index: int) -> dict[str, np.ndarray]:
+        return {name: values[index] for name, values in self.targets.items()}
 
 
 def train_base(
     family: TinyFamily[TokenizerT, ModelT], model: ModelT, recipe: BaseRecipe, state: LoopState, report: Report
 ) -> None:
-    """Train language model, projector and vision tower in place; the image tokenizer stays frozen.
+    """Train everything but the image tokenizer in place.
 
-    Loss: text-to-image + spelled captions + `understand` * image-to-text + `align` * word labels.
+    Loss: text-to-image + spelled captions + `understand` * image-to-text + `align` * word labels + what the
+    family adds.
     """
-    data = BaseData(recipe, lambda pixels: family.image_codes(model, pixels), family.feature_shape(model))
+    data = BaseData(recipe, lambda pixels: family.targets(model, pixels), family.blanks(model))
     model.train()
-    family.tower(model).requires_grad_(True).train()
+    for module in family.learns(model):
+        module.requires_grad_(True).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     first_update, started = state.restore(model, optimizer, report), time.monotonic()
@@ -96,7 +97,10 @@ def train_base(
             group["lr"] = recipe.learning_rate * cosine(update, recipe.updates)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses = _losses(family, model, data, update)
+            further = family.further(model, recipe, update)
         loss = losses["t2i"] + losses["spelled"] + recipe.understand * losses["i2t"] + recipe.align * losses["align"]
+        for term in further.values():
+            loss = loss + term
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -104,9 +108,10 @@ def train_base(
         state.save(model, optimizer, update + 1)
         if update % 50 == 0 or update + 1 == recipe.updates:
             rate = (update + 1 - first_update) / (time.monotonic() - started)
-            terms = " · ".join(f"{name} {float(value.detach()):.3f}" for name, value in losses.items())
+            terms = " · ".join(f"{name} {float(value.detach()):.3f}" for name, value in {**losses, **further}.items())
             report(f"base {update + 1}/{recipe.updates} · {rate:.1f} updates/s · {terms}")
-    family.tower(model).requires_grad_(False)
+    for module in family.learns(model):
+        module.requires_grad_(False)
     model.eval()
 
 
@@ -117,12 +122,18 @@ def _losses(family: TinyFamily[TokenizerT, ModelT], model: ModelT, data: BaseDat
     spelled, slots = data.spelled(update)
     examples, pixels, words = data.questions(update)
     features = family.features(model, pixels)
-    understanding = {**model.collate("image_to_text", examples), "features": features}
+    draws = {
+        **model.draw("text_to_image", drawing, seeds),
+        **model.draw_shared("text_to_image", int(generator("base/shared", data.recipe.seed, update).integers(2**62))),
+    }
+    t2i = model.loss("text_to_image", drawing, draws).mean
+    spelled_loss = family.spelled_loss(model, spelled, slots, seeds[: len(spelled)])
+    understood = family.asked(model, examples, features)
     return {
-        "t2i": model.loss("text_to_image", drawing, model.draw("text_to_image", drawing, seeds)).mean,
-        "spelled": family.spelled_loss(model, spelled, slots, seeds[: len(spelled)]),
-        "i2t": model.loss("image_to_text", understanding, {}).mean,
-        "align": word_loss(family.projected(model, features), family.word_embeddings(model, WORDS), words),
+        "t2i": t2i,
+        "spelled": spelled_loss,
+        "i2t": understood.loss,
+        "align": word_loss(understood.projected, family.word_embeddings(model, WORDS), words),
     }
 
 
@@ -148,5 +159,5 @@ def word_loss(projected: Tensor, table: Tensor, words: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _codes(codes_of: CodesOf, scenes: Sequence[Scene]) -> NDArray[np.int64]:
-    return codes_of(scene_pixels(scenes)).numpy()
+def _targets(targets_of: TargetsOf, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in targets_of(scene_pixels(scenes)).items()}

@@ -5,14 +5,15 @@ The loops, the data and the word labels are the same for every family; they call
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from reca.models.base import Example, UnifiedModel
-from reca.pretraining.config import TokenizerRecipe
+from reca.pretraining.config import BaseRecipe, TokenizerRecipe
 
 TokenizerT = TypeVar("TokenizerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=UnifiedModel)
@@ -39,12 +40,25 @@ class Redrawn:
     Attributes:
         pictures: float [B, 3, S, S], the tokenizer's output for its input.
         penalties: scalars that join the pixel error, already weighted, in this order.
-        codes: int64, the codes of the batch, in any shape.
+        codes: int64, the codes of the batch, in any shape; None where latents are continuous.
     """
 
     pictures: Tensor
     penalties: tuple[Tensor, ...]
-    codes: Tensor
+    codes: Tensor | None
+
+
+@dataclass(frozen=True)
+class Understood:
+    """One batch of questions.
+
+    Attributes:
+        loss: scalar, mean cross entropy of the answers.
+        projected: float [B, C, D], the pictures' understanding tokens as the language model reads them.
+    """
+
+    loss: Tensor
+    projected: Tensor
 
 
 class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
@@ -76,12 +90,12 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
         """
 
     @abstractmethod
-    def codes(self, tokenizer: TokenizerT, pixels: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pixels float [B, 3, S, S] in [-1, 1]."""
+    def redrawn(self, tokenizer: TokenizerT, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a trained tokenizer makes of pixels float [B, 3, S, S] in [-1, 1].
 
-    @abstractmethod
-    def pictures(self, tokenizer: TokenizerT, codes: Tensor) -> Tensor:
-        """Pictures float [B, 3, S, S], about [-1, 1], of codes int64 [B, N]."""
+        Returns:
+            Pictures float [B, 3, S, S], about [-1, 1], and their codes int64 [B, N]; None where latents are continuous.
+        """
 
     # Base
 
@@ -90,16 +104,16 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
         """An untrained tiny model around a trained image tokenizer: the class of the released sizes."""
 
     @abstractmethod
-    def image_codes(self, model: ModelT, pixels: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pixels float [B, 3, S, S] in [-1, 1], by the model's own tokenizer."""
+    def targets(self, model: ModelT, pixels: Tensor) -> dict[str, Tensor]:
+        """What `collate` needs of pixels float [B, 3, S, S] in [-1, 1] to have them drawn, as `encode` names it."""
 
     @abstractmethod
-    def tower(self, model: ModelT) -> nn.Module:
-        """The vision tower: frozen in RecA, trained here."""
+    def learns(self, model: ModelT) -> Sequence[nn.Module]:
+        """Modules that are frozen in RecA and trained here: the vision tower, the whole understanding side."""
 
     @abstractmethod
-    def feature_shape(self, model: ModelT) -> tuple[int, int]:
-        """(C, E): understanding features of a picture and their width."""
+    def blanks(self, model: ModelT) -> Mapping[str, np.ndarray]:
+        """Zeros in place of what `encode` gives for understanding, one picture's, float32, by name."""
 
     @abstractmethod
     def features(self, model: ModelT, pixels: Tensor) -> Tensor:
@@ -108,6 +122,21 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
     @abstractmethod
     def projected(self, model: ModelT, features: Tensor) -> Tensor:
         """Features as the language model reads them, float [B, C, D]."""
+
+    def answer_loss(self, model: ModelT, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean cross entropy of a batch of questions that has its features; families that train it in RecA have it."""
+        return model.loss("image_to_text", batch, {}).mean
+
+    def asked(self, model: ModelT, examples: Sequence[Example], features: Tensor) -> Understood:
+        """Answer one batch of questions.
+
+        Args:
+            model: the model in training.
+            examples: questions and answers, with `blanks` for their pictures.
+            features: of their pictures, float [B, C, E], with gradient.
+        """
+        batch = {**model.collate("image_to_text", examples), "features": features}
+        return Understood(self.answer_loss(model, batch), self.projected(model, features))
 
     @abstractmethod
     def word_embeddings(self, model: ModelT, words: Sequence[str]) -> Tensor:
@@ -131,3 +160,8 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
         Returns:
             Scalar: mean loss over what the family predicts of the pictures.
         """
+
+    def further(self, model: ModelT, recipe: BaseRecipe, update: int) -> dict[str, Tensor]:
+        """More terms of the loss, by name, already weighted; a function of the weights and the update number."""
+        del model, recipe, update
+        return {}

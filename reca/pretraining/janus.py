@@ -1,6 +1,6 @@
 """Janus-Pro's part of pre-training: a tiny VQ tokenizer, a tiny model around it, and the parts of its losses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -97,13 +97,10 @@ class TinyJanus(TinyFamily[JanusVQVAE, JanusProModel]):
         rng = generator("tokenizer/revive", recipe.seed, update)
         revive(tokenizer.quantize.embedding.weight, latents.movedim(1, -1).flatten(0, 2), rng, fresh=update == start)
 
-    def codes(self, tokenizer: JanusVQVAE, pixels: Tensor) -> Tensor:
-        """By the authors' rule, see `image_codes`."""
-        return image_codes(tokenizer, pixels)
-
-    def pictures(self, tokenizer: JanusVQVAE, codes: Tensor) -> Tensor:
-        """By transformers' decoding."""
-        return decoded(tokenizer, codes)
+    def redrawn(self, tokenizer: JanusVQVAE, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes by the authors' rule, see `image_codes`; pictures by transformers' decoding."""
+        codes = image_codes(tokenizer, pixels)
+        return decoded(tokenizer, codes), codes
 
     def build(self, tokenizer: JanusVQVAE, seed: int) -> JanusProModel:
         """An untrained tiny Janus-Pro."""
@@ -114,17 +111,18 @@ class TinyJanus(TinyFamily[JanusVQVAE, JanusProModel]):
         model.janus.model.vqmodel.load_state_dict(tokenizer.state_dict())
         return model
 
-    def image_codes(self, model: JanusProModel, pixels: Tensor) -> Tensor:
+    def targets(self, model: JanusProModel, pixels: Tensor) -> dict[str, Tensor]:
         """Codes of the model's VQ."""
-        return image_codes(model.janus.model.vqmodel, pixels)
+        return {"codes": image_codes(model.janus.model.vqmodel, pixels)}
 
-    def tower(self, model: JanusProModel) -> nn.Module:
+    def learns(self, model: JanusProModel) -> Sequence[nn.Module]:
         """SigLIP."""
-        return model.janus.model.vision_model
+        return (model.janus.model.vision_model,)
 
-    def feature_shape(self, model: JanusProModel) -> tuple[int, int]:
+    def blanks(self, model: JanusProModel) -> Mapping[str, np.ndarray]:
         """SigLIP's patches and width."""
-        return model.sizes.features, model.janus.model.vision_model.config.hidden_size
+        width = model.janus.model.vision_model.config.hidden_size
+        return {"features": np.zeros((model.sizes.features, width), dtype=np.float32)}
 
     def features(self, model: JanusProModel, pixels: Tensor) -> Tensor:
         """SigLIP's output, as `JanusProModel.encode` gives it; mean and deviation of 0.5 are pixels in [-1, 1]."""

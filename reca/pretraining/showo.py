@@ -1,8 +1,9 @@
 """Show-o's part of pre-training: a tiny MAGVITv2, a tiny model around it, and the parts of its losses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,13 +58,10 @@ class TinyShowo(TinyFamily[Magvit, ShowoModel]):
         penalties = (recipe.commit * output.losses.commit, recipe.entropy * output.losses.entropy)
         return Redrawn(output.reconstruction, penalties, output.codes)
 
-    def codes(self, tokenizer: Magvit, pixels: Tensor) -> Tensor:
-        """Signs of the latents, as bits."""
-        return tokenizer.encode(pixels)
-
-    def pictures(self, tokenizer: Magvit, codes: Tensor) -> Tensor:
-        """The decoder's pictures."""
-        return tokenizer.decode(codes)
+    def redrawn(self, tokenizer: Magvit, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Signs of the latents, as bits, are the codes."""
+        codes = tokenizer.encode(pixels)
+        return tokenizer.decode(codes), codes
 
     def build(self, tokenizer: Magvit, seed: int) -> ShowoModel:
         """An untrained tiny Show-o."""
@@ -88,18 +86,19 @@ class TinyShowo(TinyFamily[Magvit, ShowoModel]):
         model.magvit.load_state_dict(tokenizer.state_dict())
         return model
 
-    def image_codes(self, model: ShowoModel, pixels: Tensor) -> Tensor:
+    def targets(self, model: ShowoModel, pixels: Tensor) -> dict[str, Tensor]:
         """Codes of the model's MAGVITv2."""
-        return model.magvit.encode(pixels)
+        return {"codes": model.magvit.encode(pixels)}
 
-    def tower(self, model: ShowoModel) -> nn.Module:
+    def learns(self, model: ShowoModel) -> Sequence[nn.Module]:
         """CLIP."""
-        return model.clip
+        return (model.clip,)
 
-    def feature_shape(self, model: ShowoModel) -> tuple[int, int]:
+    def blanks(self, model: ShowoModel) -> Mapping[str, np.ndarray]:
         """CLIP's patches and width."""
         clip = model.config.clip
-        return (clip.image_size // clip.patch_size) ** 2, clip.hidden_size
+        patches = (clip.image_size // clip.patch_size) ** 2
+        return {"features": np.zeros((patches, clip.hidden_size), dtype=np.float32)}
 
     def features(self, model: ShowoModel, pixels: Tensor) -> Tensor:
         """CLIP's next-to-last layer, fed as RecA's release feeds it."""

@@ -63,20 +63,20 @@ def train_tokenizer(
         optimizer.step()
         state.save(model, optimizer, update + 1)
         if update % 50 == 0 or update + 1 == recipe.updates:
-            used = output.codes.unique().numel()
+            used = "" if output.codes is None else f" · {output.codes.unique().numel()} codes used"
             rate = (update + 1 - first_update) / (time.monotonic() - started)
             l1 = float(error.abs().mean().detach())
-            report(f"tokenizer {update + 1}/{recipe.updates} · {rate:.1f} updates/s · L1 {l1:.4f} · {used} codes used")
+            report(f"tokenizer {update + 1}/{recipe.updates} · {rate:.1f} updates/s · L1 {l1:.4f}{used}")
     return model.eval()
 
 
 @torch.no_grad()
 def tokenizer_quality(
     family: TinyFamily[TokenizerT, ModelT], model: TokenizerT, seed: int, count: int = 256
-) -> dict[str, float]:
-    """Quality on scenes never trained on: `psnr` in dB over pixel range [0, 255], `codes_used`."""
+) -> tuple[float, int]:
+    """Quality on scenes never trained on: PSNR in dB over pixel range [0, 255], and distinct codes (0: no codes)."""
     pixels = scene_pixels(scene_at("held-out", seed, index) for index in range(count))
-    codes = torch.cat([family.codes(model, chunk) for chunk in pixels.split(64)])
-    decoded = torch.cat([family.pictures(model, chunk) for chunk in codes.split(64)]).clamp(-1, 1)
-    mse = functional.mse_loss(decoded * 127.5, pixels * 127.5)
-    return {"psnr": float(10 * torch.log10(255**2 / mse)), "codes_used": float(codes.unique().numel())}
+    pictures, codes = zip(*[family.redrawn(model, chunk) for chunk in pixels.split(64)], strict=True)
+    mse = functional.mse_loss(torch.cat(pictures).clamp(-1, 1) * 127.5, pixels * 127.5)
+    used = torch.cat([part.flatten() for part in codes if part is not None] or [torch.empty(0)])
+    return float(10 * torch.log10(255**2 / mse)), used.unique().numel()

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,10 @@ def base(family: TinyFamily[nn.Module, UnifiedModel], seed: int = 1) -> UnifiedM
 
 
 def data(batch_size: int = 4) -> BaseData:
-    def no_codes(pixels: Tensor) -> Tensor:
-        return torch.zeros(len(pixels), 16, dtype=torch.int64)
+    def no_codes(pixels: Tensor) -> dict[str, Tensor]:
+        return {"codes": torch.zeros(len(pixels), 16, dtype=torch.int64)}
 
-    return BaseData(replace(RECIPE, batch_size=batch_size), no_codes, (16, 8))
+    return BaseData(replace(RECIPE, batch_size=batch_size), no_codes, {"features": np.zeros((16, 8), np.float32)})
 
 
 def test_a_family_without_a_tiny_base_is_named() -> None:
@@ -86,30 +87,37 @@ def test_every_word_of_the_tiny_world_has_an_embedding_of_its_own(
     assert len(table.unique(dim=0)) == len(WORDS) + 3
 
 
-def test_the_tower_has_a_token_for_every_word_and_learns(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
+def test_there_is_an_understanding_token_for_every_word_and_what_makes_it_learns(
+    family: TinyFamily[nn.Module, UnifiedModel],
+) -> None:
     model = base(family)
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
-    family.tower(model).requires_grad_(True)
-    features = family.features(model, pixels)
-    assert tuple(features.shape) == (2, *family.feature_shape(model))
-    projected = family.projected(model, features)
+    for module in family.learns(model):
+        module.requires_grad_(True)
+    projected = family.projected(model, family.features(model, pixels))
     assert projected.shape[:2] == (2, TOKENS)
     projected.sum().backward()
-    assert all(parameter.grad is not None for parameter in list(family.tower(model).parameters())[:2])
+    assert all(parameter.grad is not None for parameter in list(family.learns(model)[0].parameters())[:2])
 
 
-def test_features_are_those_that_encode_caches(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
+def test_targets_and_features_are_those_that_encode_caches(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
     model = base(family).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    seen = family.features(model, pixels.float() / 127.5 - 1).detach()
-    assert torch.allclose(seen, model.encode(pixels)["features"], atol=1e-5)
-    assert torch.equal(family.image_codes(model, pixels.float() / 127.5 - 1), model.encode(pixels)["codes"].long())
+    encoded = model.encode(pixels)
+    floats = pixels.float() / 127.5 - 1
+    for name, value in family.targets(model, floats).items():
+        assert torch.equal(value, encoded[name].to(value.dtype)), name
+    if "features" in encoded:
+        assert torch.allclose(family.features(model, floats).detach(), encoded["features"], atol=1e-5)
+    assert {name: value.shape for name, value in family.blanks(model).items()} == {
+        name: tuple(encoded[name].shape[1:]) for name in family.blanks(model)
+    }
 
 
 def test_spelled_captions_are_read(family: TinyFamily[nn.Module, UnifiedModel]) -> None:
     model = base(family)
     recipe = replace(RECIPE, scenes=4)
-    composed = BaseData(recipe, lambda pixels: family.image_codes(model, pixels), family.feature_shape(model))
+    composed = BaseData(recipe, lambda pixels: family.targets(model, pixels), family.blanks(model))
     examples, slots = composed.spelled(0)
     with torch.no_grad():
         first = family.spelled_loss(model, examples, slots, [1, 2, 3, 4])
