@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Arm = Literal["reca", "sft"]
 Precision = Literal["float32", "bfloat16"]
+Sharding = Literal["none", "full"]
 
 BUILT_IN = "twemoji"
 """Source of pictures that is composed here rather than read from a place."""
@@ -186,6 +187,11 @@ class ExecutionConfig:
         data_tasks: read and decode tasks that Ray Data may run side by side.
         read_ahead: Ray Data tasks hand encoded rows to the train workers; off, the workers read the memory maps
             themselves, which starts sooner and spends no processor on hand-over. Rows and order are the same.
+        sharding: `none`: every train worker holds a whole model; `full`: its part of every weight, gradient and moment.
+        micro_batch: rows of a task that a train worker puts through the model at once; gradients of an update are
+            accumulated over as many passes as its rows take. 0: all at once.
+
+    Like the number of workers, the last two change the order in which float32 sums are made and nothing else.
     """
 
     workers: int = 2
@@ -193,6 +199,8 @@ class ExecutionConfig:
     gpus_per_worker: float = 0.0
     data_tasks: int = 2
     read_ahead: bool = True
+    sharding: Sharding = "none"
+    micro_batch: int = 0
 
 
 _COUNT, _SHARE, _POSITIVE, _NOT_NEGATIVE = "[1, inf)", "[0, 1]", "(0, inf)", "[0, inf)"
@@ -233,6 +241,7 @@ RANGES: dict[type, dict[str, str]] = {
         "cpus_per_worker": _POSITIVE,
         "gpus_per_worker": _NOT_NEGATIVE,
         "data_tasks": _COUNT,
+        "micro_batch": _NOT_NEGATIVE,
     },
 }
 """Interval, in the usual notation, that a numeric field must lie in; what is not here may be any number."""

@@ -121,6 +121,13 @@ class UnifiedModel(nn.Module, ABC):
     def loss(self, task: Task, batch: Batch, draws: Draws) -> LossTerm:
         """Pure loss of one task: same weights, batch and draws give the same value."""
 
+    def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor | None:
+        """The count of `loss`, scalar float32, where batch and draws tell it without the network; else None.
+
+        An update of several micro-batches needs it before its first backward pass. None costs one forward pass more.
+        """
+        del task, batch, draws
+
     def forward(self, work: Mapping[Task, tuple[Batch, Draws]]) -> dict[Task, LossTerm]:
         """Losses of several tasks in one forward pass (what a distributed wrapper needs)."""
         return {task: self.loss(task, batch, draws) for task, (batch, draws) in work.items()}

@@ -147,6 +147,9 @@ class Conformance:
             scalars = all(value.dtype == torch.float32 and value.ndim == 0 for value in (term.total, term.count))
             yield _holds(f"{task}: loss is two float32 scalars", scalars)
             yield _holds(f"{task}: loss is finite and counts something", _finite(term.total) and bool(term.count > 0))
+            known = self.model.count(task, batch, _all_draws(self.model, task, batch, SEEDS))
+            if known is not None:
+                yield compare(f"{task}: count without the network", known, term.count, 0.0)
         for name, found in (("generate", self.generate()), ("reconstruct", self.reconstruct(0.0))):
             yield _holds(f"{name}: uint8 [3, 3, {side}, {side}]", _is_picture(found, side))
         yield _holds("answer: one text per question", [type(answer) for answer in self.answers([0, 1, 2])] == [str] * 3)

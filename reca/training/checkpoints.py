@@ -14,6 +14,7 @@ import errno
 import json
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from reca.data.files import filesystem
 from reca.training.job import StorageError, TrainingError
+from reca.training.sharding import gathered
 from reca.training.state import TrainingState, UpdateRecord
 
 MANIFEST = "manifest.json"
@@ -163,14 +165,13 @@ class WorkFolder:
 
 def write_checkpoint(folder: Path, state: TrainingState, job: str, workers: int, threads: int, final: bool) -> None:
     """Write a checkpoint into an empty local folder; with `final`, also `model/` and `ema.safetensors`, ready to
-    publish."""
-    save_file(state.tensors(), folder / "state.safetensors")
+    publish. In a sharded run every other worker must call `lend_parts` meanwhile."""
+    _write_tensors(folder, state, final)
     lines = [json.dumps(asdict(record)) for record in state.history]
     (folder / "history.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if final:
-        state.model.save(folder / "model")
-        if state.average is not None:
-            save_file(state.average.weights, folder / "ema.safetensors")
+        with gathered(state.losses, keep=True) if state.sharded else nullcontext():
+            state.model.save(folder / "model")
     files = {
         str(path.relative_to(folder)): FileEntry(path.stat().st_size, _digest(path))
         for path in sorted(folder.rglob("*"))
@@ -178,6 +179,25 @@ def write_checkpoint(folder: Path, state: TrainingState, job: str, workers: int,
     }
     manifest = Manifest(state.update, job, workers, threads, final, files)
     (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+
+
+def lend_parts(state: TrainingState, final: bool) -> None:
+    """What other workers do while one is in `write_checkpoint`: in a sharded run it needs their parts."""
+    if not state.sharded:
+        return
+    for _ in state.whole_tensors():
+        pass
+    if final:
+        with gathered(state.losses, keep=False):
+            pass
+
+
+def _write_tensors(folder: Path, state: TrainingState, final: bool) -> None:
+    tensors = state.tensors()
+    save_file(tensors, folder / "state.safetensors")
+    averages = {name.removeprefix("ema/"): value for name, value in tensors.items() if name.startswith("ema/")}
+    if final and averages:
+        save_file(averages, folder / "ema.safetensors")
 
 
 def write_failure(error: OSError, uri: str) -> StorageError | None:

@@ -67,11 +67,22 @@ class Part:
     draws: Draws
 
 
+def split(slices: Mapping[str, Slice], rows: int) -> list[Mapping[str, Slice]]:
+    """Micro-batches of at most `rows` rows of each stream, in order; one of all rows when `rows` is 0."""
+    if rows == 0:
+        return [slices]
+    longest = max(len(part.rows) for part in slices.values())
+    return [
+        {name: Slice(part.positions[at : at + rows], part.rows[at : at + rows]) for name, part in slices.items()}
+        for at in range(0, longest, rows)
+    ]
+
+
 def prepare(
     model: UnifiedModel, tasks: Sequence[Task], slices: Mapping[str, Slice], update: int, seed: int
 ) -> dict[Task, Part]:
-    """Collate and draw for every task of one update. Draws depend on (seed, update, position, task), and shared ones on
-    (seed, update, task), never on the worker."""
+    """Collate and draw for every task of one update, or of a micro-batch of it. Draws depend on (seed, update,
+    position, task), and shared ones on (seed, update, task), never on the worker or the micro-batch."""
     parts: dict[Task, Part] = {}
     for task in tasks:
         rows = slices[STREAM_OF[task]]

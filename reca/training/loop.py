@@ -4,6 +4,7 @@ cluster."""
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -12,13 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reca.config import TrainingConfig
 from reca.data.order import sample_seed
-from reca.models.base import Batch, Draws, LossTerm, Task, UnifiedModel
+from reca.models.base import Batch, Draws, LossTerm, Task
 from reca.objectives import joint_loss, task_weights
-from reca.training.feed import Feed, Part, Slice, fingerprint, prepare, to_device
+from reca.training.feed import Feed, Part, Slice, fingerprint, prepare, split, to_device
 from reca.training.group import Group
 from reca.training.job import NonFiniteError
 from reca.training.optimizer import learning_rate
+from reca.training.sharding import whole
 from reca.training.state import TrainingState, UpdateRecord
+
+Work = Mapping[Task, tuple[Batch, Draws]]
+"""Batch and draws of every task, on the device of the model."""
 
 NanReport = Callable[[dict[str, object]], str]
 """Saves the record of a batch that gave NaN and returns where."""
@@ -32,6 +37,7 @@ def run_updates(
     on_update: Callable[[UpdateRecord], None],
     on_checkpoint: Callable[[TrainingState], None],
     on_nan: NanReport,
+    micro_batch: int = 0,
 ) -> None:
     """Train from `state.update` to `config.updates`, then stop.
 
@@ -44,6 +50,8 @@ def run_updates(
         on_checkpoint: called on every rank after each `checkpoint_every`-th update but the last, which is the
             caller's to save.
         on_nan: called on rank 0 with the record of a batch whose loss or gradient is not finite.
+        micro_batch: rows of a task that go through the model at once; gradients of an update are accumulated over as
+            many passes as that takes. 0: all rows of this worker.
 
     Raises:
         NonFiniteError: on every rank alike; weights are those before the bad update.
@@ -56,10 +64,13 @@ def run_updates(
         slices = next(slices_of)
         waited = time.perf_counter() - clock
         torch.manual_seed(sample_seed(config.seed, state.update, group.rank, "torch"))
-        parts = prepare(state.model, list(weights), slices, state.update, config.seed)
-        step = stepper.step(parts, slices, waited)
+        pieces = [
+            prepare(state.model, list(weights), piece, state.update, config.seed)
+            for piece in split(slices, micro_batch)
+        ]
+        step = stepper.step(pieces, slices, waited)
         if step.failure is not None:
-            _report_nan(step, parts, state, group, on_nan)
+            _report_nan(step, pieces, state, group, on_nan)
         now = time.perf_counter()
         record = step.record(state.update, now - clock)
         clock = now
@@ -100,42 +111,30 @@ class StepResult:
         )
 
 
-class _Losses(nn.Module):
-    """Losses of all tasks as two tensors, which is what a distributed wrapper can follow back to the weights."""
-
-    def __init__(self, model: UnifiedModel, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.model = model
-        self.tasks = tasks
-
-    def forward(self, work: Mapping[Task, tuple[Batch, Draws]]) -> tuple[Tensor, Tensor]:
-        terms = self.model(work)
-        return torch.stack([terms[t].total for t in self.tasks]), torch.stack([terms[t].count for t in self.tasks])
-
-
 class Stepper:
     """Forward, backward, clip and optimizer step of one update."""
 
     def __init__(
         self, state: TrainingState, config: TrainingConfig, weights: Mapping[Task, float], group: Group
     ) -> None:
-        """Wrap the model for its group. Gradients are averaged by DDP over fixed buckets (with unused parameters
+        """Wrap the model for its group, unless it is sharded. Gradients are averaged by DDP over fixed buckets (with
+        unused parameters
         searched for,
         DDP never regroups them), so the order of summation, and with it every bit, is the same before and after a
         resume."""
         self.state, self.config, self.group = state, config, group
         self.tasks, self.weights = list(weights), weights
         self.parameters = list(state.parameters.values())
-        module: nn.Module = _Losses(state.model, self.tasks)
-        if group.world > 1:
-            module = DistributedDataParallel(
-                module,
+        self.ddp: DistributedDataParallel | None = None
+        if group.world > 1 and not state.sharded:
+            self.ddp = DistributedDataParallel(
+                state.losses,
                 init_sync=False,
                 forward_sync_buffers=False,
                 find_unused_parameters=True,
                 gradient_as_bucket_view=True,
             )
-        self.module = module
+        self.module: nn.Module = self.ddp or state.losses
         self.cpu_clock = time.process_time()
         self.autocast = torch.autocast(
             device_type=group.device.partition(":")[0],
@@ -143,32 +142,78 @@ class Stepper:
             enabled=config.precision == "bfloat16",
         )
 
-    def step(self, parts: Mapping[Task, Part], slices: Mapping[str, Slice], waited: float) -> StepResult:
-        """One update. When the result carries a failure, the weights were not touched."""
-        device = self.group.device
-        work = {t: (to_device(part.batch, device), to_device(part.draws, device)) for t, part in parts.items()}
-        with self.autocast:
-            totals, counts = self.module(work)
-        samples = sum(len(part.keys) for part in parts.values())
-        cpu, self.cpu_clock = time.process_time() - self.cpu_clock, time.process_time()
-        extra = torch.tensor([samples, fingerprint(slices), waited, cpu], dtype=torch.float64, device=device)
-        sums = self.group.sum(torch.cat([totals.detach().double(), counts.detach().double(), extra]))
-        result = StepResult(self.tasks, self.weights, sums.tolist(), self.group.world)
+    def step(self, pieces: Sequence[Mapping[Task, Part]], slices: Mapping[str, Slice], waited: float) -> StepResult:
+        """One update over one or more micro-batches. When the result carries a failure, the weights were not
+        touched."""
+        samples = sum(len(part.keys) for parts in pieces for part in parts.values())
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if len(pieces) == 1:
+            totals, counts = self._losses(self._work(pieces[0]))
+            sums = self._sums(totals, counts, [samples, fingerprint(slices), waited])
+            result = StepResult(self.tasks, self.weights, sums.tolist(), self.group.world)
+            if result.failure is None:
+                self._backward(totals, counts, self._global_counts(sums))
+        else:
+            totals, counts = self._accumulate(pieces)
+            sums = self._sums(totals, counts, [samples, fingerprint(slices), waited])
+            result = StepResult(self.tasks, self.weights, sums.tolist(), self.group.world)
         if result.failure is None:
-            self._descend(totals, counts, sums, result)
+            self._descend(result)
         return result
 
-    def _descend(self, totals: Tensor, counts: Tensor, sums: Tensor, result: StepResult) -> None:
+    def _work(self, parts: Mapping[Task, Part]) -> Work:
+        device = self.group.device
+        return {t: (to_device(part.batch, device), to_device(part.draws, device)) for t, part in parts.items()}
+
+    def _losses(self, work: Work) -> tuple[Tensor, Tensor]:
+        with self.autocast:
+            return self.module(work)
+
+    def _accumulate(self, pieces: Sequence[Mapping[Task, Part]]) -> tuple[Tensor, Tensor]:
+        """Gradients of all micro-batches; returns the totals and counts of this worker.
+
+        The joint loss divides by the counts of the whole global batch, so those are found first. DDP sums gradients
+        over workers in the last pass only; a sharded gradient is reduced in each, since no worker could hold it.
+        """
+        counts = torch.stack([self._counts(self._work(parts)) for parts in pieces]).sum(dim=0)
+        global_counts = self.group.sum(counts.double()).float()
+        totals = torch.zeros_like(counts)
+        for number, parts in enumerate(pieces, 1):
+            alone = self.ddp is not None and number < len(pieces)
+            with self.ddp.no_sync() if self.ddp is not None and alone else nullcontext():
+                total, count = self._losses(self._work(parts))
+                self._backward(total, count, global_counts)
+            totals += total.detach()
+        return totals, counts
+
+    def _counts(self, work: Work) -> Tensor:
+        """Counted positions of this worker's micro-batch, float32 [tasks]."""
+        known = [self.state.model.count(task, *work[task]) for task in self.tasks]
+        found = [count for count in known if count is not None]
+        if len(found) == len(known):
+            return torch.stack(found)
+        with torch.no_grad():
+            return self._losses(work)[1]
+
+    def _sums(self, totals: Tensor, counts: Tensor, extra: list[float]) -> Tensor:
+        cpu, self.cpu_clock = time.process_time() - self.cpu_clock, time.process_time()
+        more = torch.tensor([*extra, cpu], dtype=torch.float64, device=self.group.device)
+        return self.group.sum(torch.cat([totals.detach().double(), counts.detach().double(), more]))
+
+    def _global_counts(self, sums: Tensor) -> Tensor:
         n = len(self.tasks)
+        return sums[n : 2 * n].float()
+
+    def _backward(self, totals: Tensor, counts: Tensor, global_counts: Tensor) -> None:
         terms: dict[Task, LossTerm] = {task: LossTerm(totals[i], counts[i]) for i, task in enumerate(self.tasks)}
-        global_counts: dict[Task, Tensor] = {task: sums[n + i].float() for i, task in enumerate(self.tasks)}
-        # DDP divides gradients by the number of workers; the shares of the joint loss have to be summed instead.
-        loss = joint_loss(terms, self.weights, global_counts) * self.group.world
+        of_task: dict[Task, Tensor] = {task: global_counts[i] for i, task in enumerate(self.tasks)}
+        # Gradients are divided by the number of workers; the shares of the joint loss have to be summed instead.
+        (joint_loss(terms, self.weights, of_task) * self.group.world).backward()
+
+    def _descend(self, result: StepResult) -> None:
         optimizer, config = self.state.optimizer, self.config
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         limit = config.grad_clip if config.grad_clip > 0 else math.inf
-        result.grad_norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
+        result.grad_norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, limit)))
         if not math.isfinite(result.grad_norm):
             result.failure = "gradient"
             return
@@ -181,9 +226,15 @@ class Stepper:
 
 
 def _report_nan(
-    step: StepResult, parts: Mapping[Task, Part], state: TrainingState, group: Group, on_nan: NanReport
+    step: StepResult, pieces: Sequence[Mapping[Task, Part]], state: TrainingState, group: Group, on_nan: NanReport
 ) -> None:
-    own = {task: {"keys": part.keys, "seeds": part.seeds} for task, part in parts.items()}
+    own = {
+        task: {
+            "keys": [key for parts in pieces for key in parts[task].keys],
+            "seeds": [seed for parts in pieces for seed in parts[task].seeds],
+        }
+        for task in pieces[0]
+    }
     workers = cast(list[dict[str, object]], group.gather(own))
     record: dict[str, object] = {
         "update": state.update,

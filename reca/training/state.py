@@ -1,18 +1,24 @@
 """The state of a run: weights, optimizer, average, update number and history. All of it goes into a checkpoint,
 nothing else does.
 
+A checkpoint holds whole tensors, sharded or not, so a run may continue on another number of workers, sharded or not.
+
 There is no random state to save: data order and every draw are functions of (seed, update, position), and torch's
 global generator (dropout) is seeded anew in each update from (seed, update, rank).
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from reca.config import TrainingConfig
-from reca.models.base import UnifiedModel
+from reca.models.base import Batch, Draws, Task, UnifiedModel
+from reca.objectives import task_weights
+from reca.training.group import Group
 from reca.training.optimizer import MovingAverage, build_optimizer
+from reca.training.sharding import own_part, shard, whole
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,29 @@ class UpdateRecord:
         return {name: value for name, value in asdict(self).items() if not name.endswith("seconds")}
 
 
+class Losses(nn.Module):
+    """Losses of all tasks as two tensors, which is what a distributed wrapper can follow back to the weights."""
+
+    def __init__(self, model: UnifiedModel, tasks: Sequence[Task]) -> None:
+        """`tasks`: which, in the order of the outputs."""
+        super().__init__()
+        self.model = model
+        self.tasks = tasks
+
+    def forward(self, work: Mapping[Task, tuple[Batch, Draws]]) -> tuple[Tensor, Tensor]:
+        """Totals and counts, float32 [tasks] each."""
+        terms = self.model(work)
+        return torch.stack([terms[t].total for t in self.tasks]), torch.stack([terms[t].count for t in self.tasks])
+
+
 @dataclass
 class TrainingState:
     """A model in training.
 
     Attributes:
+        losses: what a step calls: the losses of `model`.
         model: the unwrapped model.
+        sharded: whether this worker holds only its part of every weight.
         parameters: its trainable parameters by published name.
         optimizer: AdamW over them.
         average: moving average, or None.
@@ -61,7 +84,9 @@ class TrainingState:
         history: one record per update done.
     """
 
+    losses: Losses
     model: UnifiedModel
+    sharded: bool
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     average: MovingAverage | None
@@ -69,41 +94,54 @@ class TrainingState:
     history: list[UpdateRecord] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, model: UnifiedModel, config: TrainingConfig) -> "TrainingState":
+    def fresh(cls, model: UnifiedModel, config: TrainingConfig, over: Group | None = None) -> "TrainingState":
         """State before the first update: everything outside `model.trainable()` is frozen, trainable weights are
-        float32."""
+        float32.
+
+        Args:
+            model: changed in place.
+            config: objective and optimizer.
+            over: workers to shard over; each holds everything when there is one, or None is given.
+        """
         model.train()
         model.requires_grad_(False)
-        parameters = model.trainable()
-        for name, parameter in parameters.items():
+        for name, parameter in model.trainable().items():
             if parameter.dtype != torch.float32:
                 raise ValueError(f"{name}: trainable weights are {parameter.dtype}; load the model in float32")
             parameter.requires_grad_(True)
+        losses = Losses(model, list(task_weights(config)))
+        sharded = over is not None and over.world > 1
+        if over is not None and sharded:
+            shard(losses, over)
+        parameters = model.trainable()
         average = MovingAverage(parameters, config.ema_decay) if config.ema_decay > 0 else None
-        return cls(model, parameters, build_optimizer(parameters, config), average)
+        return cls(losses, model, sharded, parameters, build_optimizer(parameters, config), average)
+
+    def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What `tensors` gives, one after another where the weights are; in a sharded run every worker must ask."""
+        for name, parameter in self.parameters.items():
+            yield f"weights/{name}", whole(parameter.detach())
+            for part, value in self.optimizer.state.get(parameter, {}).items():
+                yield f"{part}/{name}", whole(value)
+            if self.average is not None:
+                yield f"ema/{name}", whole(self.average.weights[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies on the CPU: `weights/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`, and `ema/NAME` where
         kept."""
-        held: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
-            held[f"weights/{name}"] = parameter.detach()
-            for part, value in self.optimizer.state.get(parameter, {}).items():
-                held[f"{part}/{name}"] = value
-            if self.average is not None:
-                held[f"ema/{name}"] = self.average.weights[name]
-        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in held.items()}
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.whole_tensors()}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], update: int, history: list[UpdateRecord]) -> None:
         """Take over what `tensors` gave. Parameters that never had a gradient have no optimizer state, then as now."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"weights/{name}"])
+            parameter.copy_(own_part(tensors[f"weights/{name}"], parameter))
             if f"step/{name}" in tensors:
                 self.optimizer.state[parameter] = {
-                    part: tensors[f"{part}/{name}"].to(parameter.device) for part in ("step", "exp_avg", "exp_avg_sq")
+                    "step": tensors[f"step/{name}"].to(parameter.device),
+                    **{part: own_part(tensors[f"{part}/{name}"], parameter) for part in ("exp_avg", "exp_avg_sq")},
                 }
             if self.average is not None:
-                self.average.weights[name].copy_(tensors[f"ema/{name}"])
+                self.average.weights[name].copy_(own_part(tensors[f"ema/{name}"], parameter))
         self.update = update
         self.history = list(history)

@@ -18,7 +18,7 @@ from ray.train.torch import get_device
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from reca.models import family_class
-from reca.training.checkpoints import WorkFolder, resume, write_checkpoint, write_failure
+from reca.training.checkpoints import WorkFolder, lend_parts, resume, write_checkpoint, write_failure
 from reca.training.group import Group
 from reca.training.job import TrainingError, TrainingJob
 from reca.training.loop import run_updates
@@ -88,14 +88,16 @@ class _Worker:
         job, group = self.job, self.group
         self._note("loading weights")
         model = family_class(job.family).load(local_copy(job.checkpoint), group.device)
-        state = TrainingState.fresh(model, job.training)
+        over = group if job.execution.sharding == "full" else None
+        state = TrainingState.fresh(model, job.training, over)
         self._resume(state)
         start = state.update
         self._note(f"starting at update {start} of {job.training.updates}")
         if group.rank == 0:
             self.news.push(state.history)
         feed = EncodedFeed(job.streams, job.training, group, job.execution.read_ahead)
-        run_updates(state, job.training, feed, group, self._on_update, self._on_checkpoint, self._on_nan)
+        micro_batch = job.execution.micro_batch
+        run_updates(state, job.training, feed, group, self._on_update, self._on_checkpoint, self._on_nan, micro_batch)
         if group.rank == 0:
             self.news.flush()
         self._save(state, final=True)
@@ -130,6 +132,7 @@ class _Worker:
         name = f"u{state.update:08d}{'-final' if final else ''}"
         metrics = {"update": state.update}
         if self.group.rank != 0:
+            lend_parts(state, final)
             ray.train.report(metrics, None, name, mode)
             return
         local = Path(tempfile.mkdtemp(prefix="reca-checkpoint-"))

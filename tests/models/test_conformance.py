@@ -51,6 +51,11 @@ class CountsNothing(Broken):
         return LossTerm(term.total, torch.zeros(()))
 
 
+class MiscountsBeforehand(Broken):
+    def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
+        return super().count(task, batch, draws) + 1
+
+
 class DrawsFloats(Broken):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         return super().generate(prompts, seeds, sampling) / 255
@@ -218,6 +223,7 @@ CASES: dict[type[Broken], tuple[str, str]] = {
     DrawsTooFew: ("shapes", "text_to_image: batch and draws have one row per example"),
     LossInDouble: ("shapes", "reconstruction: loss is two float32 scalars"),
     CountsNothing: ("shapes", "image_to_text: loss is finite and counts something"),
+    MiscountsBeforehand: ("shapes", "reconstruction: count without the network"),
     DrawsFloats: ("shapes", "generate: uint8 [3, 3, 16, 16]"),
     ReconstructsSmall: ("shapes", "reconstruct: uint8 [3, 3, 16, 16]"),
     AnswersOnce: ("shapes", "answer: one text per question"),
@@ -314,7 +320,7 @@ def test_the_command_succeeds_only_if_everything_holds(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder), "--family", "janus"]) == 0
-    assert "52 of 52 checks hold" in capsys.readouterr().out
+    assert "55 of 55 checks hold" in capsys.readouterr().out
     kind = f"{SavesRounded.__module__}:{SavesRounded.__name__}"
     assert main([str(folder), "--family", kind, "--tasks", "reconstruction"]) == 1
     assert "do not" in capsys.readouterr().out

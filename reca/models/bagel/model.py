@@ -162,6 +162,12 @@ class BagelModel(UnifiedModel):
         error = (found.velocity - found.target).square().mean(dim=1)
         return LossTerm(error.sum(), error.new_tensor(float(len(error))))
 
+    def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
+        """Latent tokens, or ids of the answers with their end marks."""
+        del draws
+        answers = task == "image_to_text"
+        return ((batch["answer_length"] + 1) if answers else batch["latent_grid"].prod(dim=1)).sum().float()
+
     def packed_inputs(
         self, task: Task, batch: Batch, draws: Draws
     ) -> tuple[Layout, tuple[Tensor, Tensor, Tensor, Tensor]]:

@@ -151,6 +151,13 @@ class HarmonModel(UnifiedModel):
         total = terms.error + terms.bound
         return LossTerm(total.sum(), total.new_tensor(float(total.numel())))
 
+    def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
+        """Draws of noise for the masked tokens, or ids of the answers."""
+        if task == "image_to_text":
+            return (batch["labels"] != IGNORED).sum().float()
+        pictures, repeats = draws["timestep"].shape[:2]
+        return draws["noise"].new_tensor(float(pictures * repeats * _masked_tokens(draws)))
+
     def drawing(self, task: Task, batch: Batch, draws: Draws) -> tuple[Tensor, MaskedPass]:
         """Masked tokens, raster indices int64 [B, H], and the masked pass of a reconstruction or text-to-image batch.
 
@@ -164,7 +171,7 @@ class HarmonModel(UnifiedModel):
         if task == "reconstruction":
             picture = self.network.understand(latents, dropout and dropout.at("picture")).embeddings
         front = self.network.prompt(ids, mask, picture)
-        hidden, visible = split(draws["order"], math.ceil(draws["order"].shape[1] * draws["mask_rate"].item()))
+        hidden, visible = split(draws["order"], _masked_tokens(draws))
         return hidden, self.network.masked_pass(front, latents, visible, dropout and dropout.at("masked"))
 
     def token_losses(self, conditions: Tensor, latents: Tensor, chosen: Tensor, draws: Draws) -> diffusion.TokenLoss:
@@ -280,6 +287,10 @@ class HarmonModel(UnifiedModel):
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
         write_weights(self.network, self.vae, folder, dtype)
+
+
+def _masked_tokens(draws: Draws) -> int:
+    return math.ceil(draws["order"].shape[1] * draws["mask_rate"].item())
 
 
 def with_unconditional(network: HarmonNetwork, front: Prompt, plain: Tensor, pad: int) -> Prompt:

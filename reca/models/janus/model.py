@@ -172,6 +172,13 @@ class JanusProModel(UnifiedModel):
             batch = {**batch, "ids": torch.where(dropped[:, None], self.without_text(batch), batch["ids"])}
         return _cross_entropy(self.code_logits(self.prefix(batch), batch["codes"]).flatten(0, 1), batch["codes"])
 
+    def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
+        """Codes of the pictures, or ids of the answers."""
+        del draws
+        if task == "image_to_text":
+            return (batch["labels"][:, 1:] != IGNORED).sum().float()
+        return torch.tensor(float(batch["codes"].numel()), device=batch["codes"].device)
+
     def prefix(self, batch: Batch) -> Prefix:
         """Input embeddings of a batch's `ids`, with the aligned features in their places."""
         embeddings = self.language.embed_tokens(batch["ids"])

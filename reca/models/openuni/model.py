@@ -167,6 +167,11 @@ class OpenUniModel(UnifiedModel):
         error = self.velocity(noised.latents, context, noised.timesteps).float() - noised.velocity
         return LossTerm(error.square().sum(), torch.tensor(float(error.numel()), device=error.device))
 
+    def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
+        """Values of the latents."""
+        del task, draws
+        return torch.tensor(float(batch["latents"].numel()), device=batch["latents"].device)
+
     def query_inputs(self, ids: Tensor, mask: Tensor, features: Tensor | None) -> QueryInputs:
         """Input of the language model.
 
