@@ -175,12 +175,13 @@ def janus_pro_1b() -> RecaRecipe:
 def janus_pro_7b() -> RecaRecipe:
     """Janus-Pro-7B at 384 px: `deepseek-community/Janus-Pro-7B` downloaded to a folder. Hyper-parameters are ours.
 
-    Command: as `janus_pro_1b`, with `--recipe janus_pro_7b --context workers=32`. Hardware: 32 GPUs of 141 GB, because
-    every worker holds the whole model (113 GB of float32 weights, gradients and Adam moments) and the activations of
-    3 + 3 sequences besides (26 GB, estimated: it barely fits); 80 GB GPUs need sharded training, which this version
-    does not have. Cost, estimated and not measured: 7.6e15 operations an update, so about 7 H200-hours at 40 %
-    utilisation. Cached features: 1.2 MB a picture in float16, 12 GB for 10,000. Expected scores: unknown, nobody has
-    published RecA on Janus-Pro; base (RecA paper, table 1): GenEval .80, DPG 84.33. Not run here: no GPU, no model hub.
+    Command: as `janus_pro_1b`, with `--recipe janus_pro_7b --context workers=8 --context sharding=full
+    --context micro_batch=3`. Hardware: eight 80 GB GPUs. By calculation (docs/training.md) each holds 14 GB of weights,
+    gradients and Adam moments (114 GB without sharding), 24 GB of gathered layers and bfloat16 copies, and the
+    activations of 3 + 3 sequences (26 GB, estimated); 30 GB of weights while loading. Cost, estimated and not measured:
+    7.6e15 operations an update, so about 7 H200-hours at 40 % utilisation. Cached features: 1.2 MB a picture in
+    float16, 12 GB for 10,000. Expected scores: unknown, nobody has published RecA on Janus-Pro; base (RecA paper, table
+    1): GenEval .80, DPG 84.33. Not run here: no GPU, no model hub; sharded training was run at tiny size on CPUs.
     """
     return _janus_pro("janus_pro_7b")
 
@@ -252,11 +253,13 @@ def bagel_7b() -> RecaRecipe:
     are their `num_timesteps` 50.
 
     Command: `python pipelines/reca.py run --recipe bagel_7b --set model.checkpoint=DIR
-    --set data.source=s3://bucket/images --context workers=8 --context gpus_per_worker=1`. Hardware: by calculation 137
-    GB per GPU for weights, gradients and optimizer state in float32 (trained half 105 GB, frozen rest 32 GB), because
-    each worker holds the whole model: no 80 GB card holds that, the authors shard over 6 to 8 of them. Cost in the
-    paper: 27 A100-hours. Encoded pictures take 1.6 MB each. Expected (paper): GenEval 78.8 to 82.4, DPG 84.03 to
-    85.29, ImgEdit 3.38 to 3.75, GEdit-EN 6.94 to 7.27. Not run here: no GPU, no model hub.
+    --set data.source=s3://bucket/images --context workers=8 --context gpus_per_worker=1 --context sharding=full`.
+    Hardware: eight 80 GB GPUs (the authors shard over 6 to 8). By calculation (docs/training.md) each holds 17 GB of
+    weights, gradients and Adam moments in float32 (137 GB without sharding), 23 GB of gathered layers and bfloat16
+    copies, and the activations, which are not counted here (lower them with `--context micro_batch=4`); 59 GB of
+    weights while loading. Cost in the paper: 27 A100-hours. Encoded pictures take 1.6 MB each. Expected (paper):
+    GenEval 78.8 to 82.4, DPG 84.03 to 85.29, ImgEdit 3.38 to 3.75, GEdit-EN 6.94 to 7.27. Not run here: no GPU, no
+    model hub; sharded training was run at tiny size on CPUs.
     """
     return RecaRecipe(
         name="bagel_7b",

@@ -106,7 +106,8 @@ class TrainingOutcome:
         final_losses: mean of the last 20 updates, by task.
         curve: file with one JSON line per update.
         workers: train workers.
-        threads: torch threads per worker; together with `workers` it fixes the bits of the result.
+        threads: torch threads per worker; together with `workers`, `sharding` and `micro_batch` it fixes the bits of
+            the result.
         resumed_from: update the last attempt started from; 0 when it was not resumed.
     """
 

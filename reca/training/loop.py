@@ -117,11 +117,9 @@ class Stepper:
     def __init__(
         self, state: TrainingState, config: TrainingConfig, weights: Mapping[Task, float], group: Group
     ) -> None:
-        """Wrap the model for its group, unless it is sharded. Gradients are averaged by DDP over fixed buckets (with
-        unused parameters
-        searched for,
-        DDP never regroups them), so the order of summation, and with it every bit, is the same before and after a
-        resume."""
+        """Wrap the model for its group, unless it is sharded. DDP averages gradients over fixed buckets (with unused
+        parameters searched for, it never regroups them), so the order of summation, and with it every bit, is the same
+        before and after a resume."""
         self.state, self.config, self.group = state, config, group
         self.tasks, self.weights = list(weights), weights
         self.parameters = list(state.parameters.values())

@@ -4,7 +4,7 @@ A block's weights are gathered when the block runs and let go after it, in the f
 are rows: a weight of n rows lies on W workers in pieces of ceil(n / W).
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -51,7 +51,7 @@ def own_part(value: Tensor, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def gathered(root: nn.Module, keep: bool) -> Iterator[None]:
+def gathered(root: nn.Module, keep: bool) -> Generator[None]:
     """Within, modules hold whole weights on the CPU, as when nothing is sharded. Every worker has to take part.
 
     Args:

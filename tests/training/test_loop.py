@@ -30,6 +30,7 @@ def fit(
     group: Group | None = None,
     checkpoints: list[int] | None = None,
     stop_after: int | None = None,
+    micro_batch: int = 0,
     nan_to: Path | None = None,
 ) -> TrainingState:
     group = group or Group()
@@ -46,7 +47,7 @@ def fit(
 
     seen = checkpoints if checkpoints is not None else []
     feed = feed or ToyFeed(config, group)
-    run_updates(state, config, feed, group, on_update, lambda state: seen.append(state.update), on_nan)
+    run_updates(state, config, feed, group, on_update, lambda state: seen.append(state.update), on_nan, micro_batch)
     return state
 
 
@@ -144,8 +145,27 @@ def test_average_is_kept_beside_the_weights_and_never_used() -> None:
     assert not same(with_average.average.weights, weights(without))
 
 
+def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8, 100])
+def test_micro_batches_train_like_the_whole_batch(micro_batch: int) -> None:
+    """Its samples have different counts, so a mean of means would be another loss."""
+    config = replace(CONFIG, lambda_t2i=0.5)
+    whole = fit(config, TrainingState.fresh(ToyModel.seeded(1), config))
+    parts = fit(config, TrainingState.fresh(ToyModel.seeded(1), config), micro_batch=micro_batch)
+    close(weights(parts), weights(whole))
+    for ours, theirs in zip(parts.history, whole.history, strict=True):
+        assert (ours.keys, ours.samples) == (theirs.keys, theirs.samples)
+        assert (ours.loss, ours.grad_norm) == pytest.approx((theirs.loss, theirs.grad_norm), rel=1e-5)
+    assert same(weights(parts), weights(whole)) == (micro_batch >= 8)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
 @pytest.mark.parametrize("learning_rate", [1e-2, 1e30])
-def test_not_a_number_stops_at_once_and_names_the_batch(tmp_path: Path, learning_rate: float) -> None:
+def test_not_a_number_stops_at_once_and_names_the_batch(tmp_path: Path, learning_rate: float, micro_batch: int) -> None:
     bad_pixels = learning_rate < 1
     config = replace(CONFIG, learning_rate=learning_rate, grad_clip=0.0, warmup_updates=0)
     state = TrainingState.fresh(ToyModel.seeded(1), config)
@@ -153,7 +173,7 @@ def test_not_a_number_stops_at_once_and_names_the_batch(tmp_path: Path, learning
     with pytest.raises(
         NonFiniteError, match=r"update \d+: the (loss|gradient) is not finite.*nan\.json.*learning_rate"
     ):
-        fit(config, state, feed=feed, nan_to=tmp_path / "nan.json")
+        fit(config, state, feed=feed, nan_to=tmp_path / "nan.json", micro_batch=micro_batch)
     record = json.loads((tmp_path / "nan.json").read_text())
     assert record["update"] == state.update < config.updates
     keys = record["workers"][0]["reconstruction"]["keys"]
@@ -172,7 +192,7 @@ def test_caption_missing_is_an_error_that_names_the_row() -> None:
         fit(config, feed=NoCaptions(config, Group()))
 
 
-def _worker(rank: int, world: int, folder: str, config: TrainingConfig) -> None:
+def _worker(rank: int, world: int, folder: str, config: TrainingConfig, micro_batch: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     state = TrainingState.fresh(ToyModel.seeded(1), config)
@@ -184,17 +204,18 @@ def _worker(rank: int, world: int, folder: str, config: TrainingConfig) -> None:
         lambda _: None,
         lambda _: None,
         lambda _: "",
+        micro_batch,
     )
     if rank == 0:
         torch.save((weights(state), [record.outcome() for record in state.history]), f"{folder}/rank0.pt")
     dist.destroy_process_group()
 
 
-def test_two_workers_train_like_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_two_workers_train_like_one(tmp_path: Path, micro_batch: int) -> None:
     one = fit(CONFIG, TrainingState.fresh(ToyModel.seeded(1), CONFIG))
-    mp.spawn(_worker, (2, str(tmp_path), CONFIG), nprocs=2)
+    mp.spawn(_worker, (2, str(tmp_path), CONFIG, micro_batch), nprocs=2)
     two, history = torch.load(tmp_path / "rank0.pt")
-    for name, value in weights(one).items():
-        torch.testing.assert_close(two[name], value, atol=2e-6, rtol=1e-5)
+    close(two, weights(one))
     assert [record["keys"] for record in history] == [record.keys for record in one.history]
     assert [record["loss"] for record in history] == pytest.approx([record.loss for record in one.history], rel=1e-5)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 import torch
 import training_runs
-from training_runs import CONFIG, toy_job, weights, write_inputs
+from training_runs import CONFIG, toy_job, train_workers, weights, write_inputs
 from training_toy import ToyModel
 
 from reca.config import ExecutionConfig, TrainingConfig
@@ -89,11 +88,7 @@ def test_a_killed_worker_changes_nothing(
 
     def kill_one(records: Sequence[UpdateRecord]) -> None:
         if records[-1].update >= 60 and not killed:
-            workers = [
-                p
-                for p in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in p.name() + "".join(p.cmdline())
-            ]
+            workers = train_workers()
             assert len(workers) == 2
             killed.append(workers[1].pid)
             workers[1].send_signal(signal.SIGKILL)

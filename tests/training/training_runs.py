@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import psutil
 import ray
 import torch
 from safetensors.torch import load_file
@@ -47,6 +48,12 @@ def toy_job(inputs: Path, place: Path, training: TrainingConfig = CONFIG, read_a
         training=training,
         execution=ExecutionConfig(workers=2, read_ahead=read_ahead),
     )
+
+
+def train_workers() -> list[psutil.Process]:
+    """Ray's processes below this one that hold a train worker."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if "RayTrainWorker" in process.name() + "".join(process.cmdline())]
 
 
 def weights(place: Path) -> Mapping[str, torch.Tensor]:
