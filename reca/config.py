@@ -191,7 +191,7 @@ class ExecutionConfig:
         micro_batch: rows of a task that a train worker puts through the model at once; gradients of an update are
             accumulated over as many passes as its rows take. 0: all at once.
 
-    Like the number of workers, the last two change the order in which float32 sums are made and nothing else.
+    Like the number of workers, the last two change how sums are rounded and nothing else.
     """
 
     workers: int = 2

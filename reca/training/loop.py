@@ -145,16 +145,13 @@ class Stepper:
         touched."""
         samples = sum(len(part.keys) for parts in pieces for part in parts.values())
         self.state.optimizer.zero_grad(set_to_none=True)
-        if len(pieces) == 1:
-            totals, counts = self._losses(self._work(pieces[0]))
-            sums = self._sums(totals, counts, [samples, fingerprint(slices), waited])
-            result = StepResult(self.tasks, self.weights, sums.tolist(), self.group.world)
-            if result.failure is None:
-                self._backward(totals, counts, self._global_counts(sums))
-        else:
-            totals, counts = self._accumulate(pieces)
-            sums = self._sums(totals, counts, [samples, fingerprint(slices), waited])
-            result = StepResult(self.tasks, self.weights, sums.tolist(), self.group.world)
+        at_once = len(pieces) == 1
+        totals, counts = self._losses(self._work(pieces[0])) if at_once else self._accumulate(pieces)
+        sums = self._sums(totals, counts, [samples, fingerprint(slices), waited])
+        result = StepResult(self.tasks, self.weights, sums.tolist(), self.group.world)
+        if at_once and result.failure is None:
+            n = len(self.tasks)
+            self._backward(totals, counts, sums[n : 2 * n].float())
         if result.failure is None:
             self._descend(result)
         return result
@@ -177,8 +174,8 @@ class Stepper:
         global_counts = self.group.sum(counts.double()).float()
         totals = torch.zeros_like(counts)
         for number, parts in enumerate(pieces, 1):
-            alone = self.ddp is not None and number < len(pieces)
-            with self.ddp.no_sync() if self.ddp is not None and alone else nullcontext():
+            last = number == len(pieces)
+            with nullcontext() if last or self.ddp is None else self.ddp.no_sync():
                 total, count = self._losses(self._work(parts))
                 self._backward(total, count, global_counts)
             totals += total.detach()
@@ -197,10 +194,6 @@ class Stepper:
         cpu, self.cpu_clock = time.process_time() - self.cpu_clock, time.process_time()
         more = torch.tensor([*extra, cpu], dtype=torch.float64, device=self.group.device)
         return self.group.sum(torch.cat([totals.detach().double(), counts.detach().double(), more]))
-
-    def _global_counts(self, sums: Tensor) -> Tensor:
-        n = len(self.tasks)
-        return sums[n : 2 * n].float()
 
     def _backward(self, totals: Tensor, counts: Tensor, global_counts: Tensor) -> None:
         terms: dict[Task, LossTerm] = {task: LossTerm(totals[i], counts[i]) for i, task in enumerate(self.tasks)}

@@ -14,10 +14,9 @@ import openuni_tiny
 import pytest
 import showo_tiny
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
+from two_processes import in_two_processes
 
 from reca.config import TrainingConfig
 from reca.models import FAMILIES
@@ -107,24 +106,20 @@ def train_two_updates(case: str, precision: str, group: Group, way: Way, folder:
     torch.save(figures, folder / "figures.pt")
 
 
-def two_workers(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    group, place = Group(rank, 2), Path(folder)
+def two_workers(group: Group, place: Path) -> None:
     for case in CASES:
         for name, way in WAYS.items():
             train_two_updates(case, "float32", group, way, place / case / "float32" / name)
     for family in FAMILY:
         for name in ("whole", "sharded"):
             train_two_updates(family, "bfloat16", group, WAYS[name], place / family / "bfloat16" / name)
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case in every way on two workers, in one pair of processes."""
     folder = tmp_path_factory.mktemp("runs")
-    mp.spawn(two_workers, (str(folder),), nprocs=2)
+    in_two_processes(two_workers, folder)
     return folder
 
 

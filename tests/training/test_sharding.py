@@ -1,16 +1,14 @@
 """Sharded training on two processes: it resumes bit for bit, and its checkpoints are those of any other run."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import nn
 from training_toy import ToyFeed, ToyModel
+from two_processes import in_two_processes
 
 from reca.config import TrainingConfig
 from reca.training.checkpoints import WorkFolder, lend_parts, read_history, resume, write_checkpoint
@@ -50,19 +48,6 @@ def train(place: Path, attempt: str, group: Group, sharded: bool, config: Traini
     run_updates(state, config, ToyFeed(config, group), group, lambda _: None, save, lambda _: "the record")
     save(state, final=True)
     return state
-
-
-def in_two_processes(body: Callable[..., None], *arguments: object) -> None:
-    mp.spawn(_process, (body, *arguments), nprocs=2)
-
-
-def _process(rank: int, body: Callable[..., None], place: Path, *arguments: object) -> None:
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)  # as on the CPU workers of a run
-    place.mkdir(parents=True, exist_ok=True)
-    dist.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=rank, world_size=2)
-    body(Group(rank, 2), place, *arguments)
-    dist.destroy_process_group()
 
 
 def final(place: Path, attempt: str) -> Path:
