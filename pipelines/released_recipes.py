@@ -218,10 +218,11 @@ def openuni_b_512() -> RecaRecipe:
     base models beside it (docs/models.md).
 
     Command: `python pipelines/reca.py run --recipe openuni_b_512 --set model.checkpoint=DIR
-    --set data.source=s3://bucket/images --context workers=4 --context gpus_per_worker=1`. Hardware: 4 80 GB GPUs, in
-    place of the release's accumulation over 4 micro-steps on one (168 images per update either way). 10,000 micro-steps
-    of the released configuration are 2,500 updates (the authors say they stopped after 5,000, which are 1,250). Cost:
-    not stated in the paper; weights, gradients and optimizer state take about 15 GB per GPU in float32 by calculation.
+    --set data.source=s3://bucket/images --context workers=4 --context gpus_per_worker=1`. Hardware: 4 80 GB GPUs, or
+    one with `--context workers=1 --context micro_batch=42`, as the release (168 images per update either way). 10,000
+    micro-steps of the released configuration are 2,500 updates (the authors say they stopped after 5,000, which are
+    1,250). Cost: not stated in the paper; weights, gradients and optimizer state take about 15 GB per GPU in float32 by
+    calculation.
     Expected (authors): GenEval 56.0 to 70.4, DPG 76.3 to 80.5. Guidance 3.5 is their scale 4.5. Not run here: no GPU,
     no model hub.
     """
@@ -233,10 +234,10 @@ def openuni_l_512() -> RecaRecipe:
     `openuni_l_internvl3_2b_sana_1_6b_512_hf_text2image23m.pth` and a `config.json` that also holds
     `"connector": {"intermediate_size": 8960, "num_attention_heads": 24}`.
 
-    Command: as `openuni_b_512`, with `--recipe openuni_l_512 --context workers=16`. Hardware: 16 80 GB GPUs, in place
-    of the release's accumulation over 16 micro-steps (672 images per update either way). 5,000 micro-steps are 312
-    updates. Cost: not stated in the paper; weights, gradients and optimizer state take about 39 GB per GPU in float32
-    by calculation. Expected (paper): GenEval 61.9 to 74.1, DPG 79.02 to 82.75, WISE .43 to .54. Not run here: no GPU,
+    Command: as `openuni_b_512`, with `--recipe openuni_l_512 --context workers=16`. Hardware: 16 80 GB GPUs, or
+    fewer with `--context micro_batch=42`; the release accumulates 16 micro-steps (672 images per update). 5,000
+    micro-steps are 312 updates. Cost: not stated in the paper; weights, gradients and optimizer state take about 39 GB
+    per GPU in float32 by calculation. Expected (paper): GenEval 61.9 to 74.1, DPG 79.02 to 82.75, WISE .43 to .54. Not run here: no GPU,
     no model hub.
     """
     return _openuni("openuni_l_512", gpus=16, updates=312)

@@ -1,5 +1,6 @@
 """Sharded training on two processes: it resumes bit for bit, and its checkpoints are those of any other run."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from training_toy import ToyFeed, ToyModel
 from two_processes import in_two_processes
 
 from reca.config import TrainingConfig
+from reca.models.bagel.config import BagelConfig
+from reca.models.bagel.model import BagelModel
+from reca.models.janus.config import janus_pro_7b
+from reca.models.janus.model import JanusProModel
 from reca.training.checkpoints import WorkFolder, lend_parts, read_history, resume, write_checkpoint
 from reca.training.group import Group
 from reca.training.job import NonFiniteError
@@ -121,6 +126,30 @@ def _not_a_number(group: Group, place: Path) -> None:
 
 def test_not_a_number_is_told_on_every_sharded_worker(tmp_path: Path) -> None:
     in_two_processes(_not_a_number, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bagel_7b", "janus_pro_7b"])
+def test_the_documented_memory_is_that_of_the_released_sizes(name: str) -> None:
+    with torch.device("meta"):
+        model = BagelModel(BagelConfig()) if name == "bagel_7b" else JanusProModel(janus_pro_7b())
+    trained = {id(value) for value in model.trainable().values()}
+    layers = list(blocks(model))
+    largest = max(layers, key=lambda layer: sum(value.numel() for value in layer.parameters()))
+    inside = {id(value) for layer in layers for value in layer.parameters()}
+
+    def numbers(values: Iterable[torch.Tensor], only_trained: bool) -> int:
+        return sum(value.numel() for value in values if not only_trained or id(value) in trained)
+
+    outside = [value for value in model.parameters() if id(value) not in inside]
+    p, everything = numbers(model.parameters(), True), numbers(model.parameters(), False)
+    r, r_trained = numbers(outside, False), numbers(outside, True)
+    b, b_trained = numbers(largest.parameters(), False), numbers(largest.parameters(), True)
+    own = 16 * p + 4 * (everything - p)
+    gathered = 4 * r + 4 * r_trained + 8 * b + 4 * b_trained
+    cells = [f"`{name}`", f"{p:,}", f"{everything - p:,}", f"{r:,}; {r_trained:,}", f"{b:,}; {b_trained:,}"]
+    cells += [f"{value / 1e9:.1f} GB" for value in (own, own / 8, own / 32, gathered, 2 * p)]
+    documented = Path(__file__).resolve().parents[2] / "docs/training.md"
+    assert f"| {' | '.join(cells)} |" in documented.read_text(encoding="utf-8")
 
 
 def test_blocks_are_the_layers_of_every_outermost_stack() -> None:
