@@ -237,8 +237,8 @@ def openuni_l_512() -> RecaRecipe:
     Command: as `openuni_b_512`, with `--recipe openuni_l_512 --context workers=16`. Hardware: 16 80 GB GPUs, or
     fewer with `--context micro_batch=42`; the release accumulates 16 micro-steps (672 images per update). 5,000
     micro-steps are 312 updates. Cost: not stated in the paper; weights, gradients and optimizer state take about 39 GB
-    per GPU in float32 by calculation. Expected (paper): GenEval 61.9 to 74.1, DPG 79.02 to 82.75, WISE .43 to .54. Not run here: no GPU,
-    no model hub.
+    per GPU in float32 by calculation. Expected (paper): GenEval 61.9 to 74.1, DPG 79.02 to 82.75, WISE .43 to .54. Not
+    run here: no GPU, no model hub.
     """
     return _openuni("openuni_l_512", gpus=16, updates=312)
 
