@@ -17,6 +17,9 @@ FAMILIES = {
 }
 """Room under `reca.models` -> class in its module `model`; imported only when asked for."""
 
+EDITORS = frozenset({"bagel"})
+"""Families that edit pictures: their classes are `reca.models.base.Editor`s too. Known without importing torch."""
+
 
 def family_class(name: str) -> "type[UnifiedModel]":
     """Import the class of a family: a name of `FAMILIES`, or `module:Class` of a package of your own.
@@ -30,3 +33,16 @@ def family_class(name: str) -> "type[UnifiedModel]":
     if name in FAMILIES:
         return getattr(importlib.import_module(f"reca.models.{name}.model"), FAMILIES[name])
     return pkgutil.resolve_name(name)
+
+
+def can_edit(name: str) -> bool:
+    """Whether a family edits pictures; one of a package of your own is imported to see.
+
+    Raises:
+        ValueError: unknown family.
+    """
+    if name in FAMILIES:
+        return name in EDITORS
+    from reca.models.base import Editor
+
+    return issubclass(family_class(name), Editor)

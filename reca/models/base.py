@@ -162,3 +162,26 @@ class UnifiedModel(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write a checkpoint in the published layout (safetensors), frozen parts included."""
+
+
+class Editor(ABC):
+    """What a family can do besides if it edits pictures: its class is an `Editor` too (`isinstance`, `issubclass`)."""
+
+    @abstractmethod
+    def edit(
+        self, pixels: Tensor, instructions: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig
+    ) -> Tensor:
+        """Draw pictures changed as told. Each depends on its own source, instruction and seed only.
+
+        Args:
+            pixels: uint8 [B, 3, H, W], RGB, of any one size; the family fits them by its own rule.
+            instructions: one for each picture.
+            seeds: 63 bits, one for each picture.
+            sampling: sampler settings.
+
+        Returns:
+            uint8 [B, 3, H', W'].
+
+        Raises:
+            ValueError: naming the instruction, when it does not fit the model's context.
+        """

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reca.config import SamplingConfig
 from reca.models import FAMILIES, family_class
-from reca.models.base import Batch, Draws, Example, LossTerm, Task, UnifiedModel
+from reca.models.base import Batch, Draws, Editor, Example, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import read_tensors
 from reca.models.errors import CheckpointError
 from reca.models.overfitting import FALLEN, Overfitting, train_only_trainable
@@ -71,7 +71,15 @@ class Conformance:
 
     def run(self) -> Iterator[Check]:
         """All checks. One that raises counts as failed, and the rest still run."""
-        groups = (self.shapes, self.determinism, self.workers, self.sampling, self.learning, self.files)
+        groups = (
+            self.shapes,
+            self.determinism,
+            self.workers,
+            self.sampling,
+            self.editing,
+            self.learning,
+            self.files,
+        )
         for group in groups:
             try:
                 yield from group()
@@ -206,6 +214,35 @@ class Conformance:
         ):
             yield _holds(f"{name}: pictures with guidance", _is_picture(guided, side))
             yield _holds(f"{name}: guidance changes pictures", not torch.equal(plain, guided))
+
+    def editing(self) -> Iterator[Check]:
+        """A family that edits: uint8 pictures, the same twice and alone, which follow source, instruction and seed."""
+        model = self.model
+        if not isinstance(model, Editor):
+            return
+        texts = list(self.texts["text_to_image"])
+
+        def edit(rows: Sequence[int], sources: Tensor, words: Sequence[str], seeds: Sequence[int]) -> Tensor:
+            some = [list(column[row] for row in rows) for column in (words, seeds)]
+            return model.edit(sources[list(rows)], some[0], some[1], SamplingConfig(guidance=1.0, steps=4))
+
+        together = edit((0, 1, 2), self.pixels, texts, SEEDS)
+        form = together.dtype == torch.uint8 and together.ndim == 4 and together.shape[:2] == (3, 3)
+        yield _holds("edit: uint8 [3, 3, H, W]", form)
+        yield compare("edit: twice", edit((0, 1, 2), self.pixels, texts, SEEDS), together, 0.0)
+        difference = (edit((1,), self.pixels, texts, SEEDS).int() - together[1:2].int()).abs().max()
+        yield Check("edit: alone as in a batch", float(difference), SAME_PICTURE, "in 1/255")
+        # Only what belongs to the second picture changes, so the second result changes and the others do not.
+        words, seeds, sources = list(texts), list(SEEDS), self.pixels.clone()
+        words[1], seeds[1], sources[1] = texts[2], SEEDS[1] + 100, 255 - sources[1]
+        for name, changed in (
+            ("source", edit((0, 1, 2), sources, texts, SEEDS)),
+            ("instruction", edit((0, 1, 2), self.pixels, words, SEEDS)),
+            ("seed", edit((0, 1, 2), self.pixels, texts, seeds)),
+        ):
+            moved = (changed.int() - together.int()).abs().amax(dim=(1, 2, 3)).tolist()
+            yield _holds(f"edit: another {name} gives another picture", moved[1] > SAME_PICTURE)
+            yield Check(f"edit: another {name} leaves other pictures", max(moved[0], moved[2]), SAME_PICTURE, "in 1/255")
 
     def learning(self) -> Iterator[Check]:
         """One batch can be over-fitted, and only what is trainable changes meanwhile."""

@@ -30,12 +30,12 @@ from reca.models.bagel.packing import Layout, grid_positions
 from reca.models.bagel.tokenizer import marks_of
 from reca.models.bagel.vae import Vae
 from reca.models.bagel.vision import from_patches, to_patches
-from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
+from reca.models.base import Batch, Draws, Editor, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import load_strict, write_tensors
 from reca.models.words import load_tokenizer
 
 
-class BagelModel(UnifiedModel):
+class BagelModel(UnifiedModel, Editor):
     """BAGEL. The generation side trains; understanding expert, tower, connector and autoencoder are frozen.
 
     Args:
