@@ -5,9 +5,26 @@ from dataclasses import dataclass
 
 from pipelines.artifacts import Checkpoint
 from pipelines.benchmark_artifacts import Drawn, Judged
-from pipelines.benchmark_stages import ask, draw, judge_dpgbench, judge_endpoint, judge_geneval, weights_at
+from pipelines.benchmark_stages import (
+    ask,
+    draw,
+    draw_edits,
+    judge_dpgbench,
+    judge_endpoint,
+    judge_geneval,
+    weights_at,
+)
 from pipelines.dsl import External, SettingsError
-from reca.evaluation.run_config import BenchmarkRecipe, DrawingConfig, GQAConfig, MMEConfig, POPEConfig, Reading
+from reca.evaluation.run_config import (
+    GRID_CELLS,
+    BenchmarkRecipe,
+    DrawingConfig,
+    GQAConfig,
+    MMEConfig,
+    POPEConfig,
+    Reading,
+)
+from reca.models import EDITORS, can_edit
 
 
 @dataclass(frozen=True)
@@ -79,8 +96,12 @@ def dpgbench(recipe: BenchmarkRecipe) -> Chosen:
     """DPG-Bench with a vision-language model of transformers, or with the judge behind the endpoint."""
     config = recipe.dpgbench
     source = needed(config.questions, "dpgbench.questions", "dpg_bench.csv of github TencentQQGYLab/ELLA")
-    if config.cell and not recipe.images:
-        raise SettingsError("dpgbench.cell is for pictures made elsewhere (--images); a model draws one file a sample")
+    batch = config.drawing.batch_size
+    if config.cell and not recipe.images and batch % GRID_CELLS:
+        raise SettingsError(
+            f"dpgbench.drawing.batch_size is {batch}; with dpgbench.cell a file holds {GRID_CELLS} samples, so take a "
+            f"multiple of {GRID_CELLS}"
+        )
     reading = Reading("dpgbench", config.samples, "grid" if config.cell else "")
 
     def judge(side: Side) -> Judged:
@@ -109,39 +130,67 @@ def wise(recipe: BenchmarkRecipe) -> Chosen:
 
 
 def imgedit(recipe: BenchmarkRecipe) -> Chosen:
-    """ImgEdit-Bench: pictures made elsewhere, with the judge behind the endpoint."""
+    """ImgEdit-Bench with the judge behind the endpoint."""
     config, place = recipe.imgedit, "Benchmark/Basic of github PKU-YuanGroup/ImgEdit"
     source = needed(config.edits, "imgedit.edits", f"basic_edit.json in {place}")
     prompts = needed(config.judge_prompts, "imgedit.judge_prompts", f"prompts.json in {place}")
     originals = needed(config.sources, "imgedit.sources", "the source pictures (Benchmark.tar of ImgEdit)")
-    return edited(recipe, source, Reading("imgedit"), prompts, originals)
+    return edited(recipe, source, Reading("imgedit"), prompts, originals, config.drawing)
 
 
 def gedit(recipe: BenchmarkRecipe) -> Chosen:
-    """GEdit-Bench: pictures made elsewhere, with the judge behind the endpoint."""
+    """GEdit-Bench with the judge behind the endpoint.
+
+    Raises:
+        SettingsError: when a model draws and neither parquet records nor a folder hold the source pictures.
+    """
     config, place = recipe.gedit, "the data set stepfun-ai/GEdit-Bench on the Hugging Face hub"
     source = needed(config.records, "gedit.records", place)
     prompts = needed(config.judge_prompts, "gedit.judge_prompts", "VIEScore's prompts, consistency.txt and quality.txt")
-    originals = needed(config.sources, "gedit.sources", f"the source pictures of {place}")
-    return edited(recipe, source, Reading("gedit", 1, config.language), prompts, originals)
+    originals = External(config.sources) if config.sources else None
+    if originals is None and not recipe.images and not config.records.lower().endswith(".parquet"):
+        raise SettingsError(
+            f"gedit.sources is not set and {config.records} is no parquet file that could hold the pictures; get the "
+            f"source pictures of {place} and give their folder: --set gedit.sources=DIR"
+        )
+    return edited(recipe, source, Reading("gedit", 1, config.language), prompts, originals, config.drawing)
 
 
 def edited(
-    recipe: BenchmarkRecipe, source: External, reading: Reading, prompts: External, originals: External
+    recipe: BenchmarkRecipe,
+    source: External,
+    reading: Reading,
+    prompts: External,
+    originals: External | None,
+    drawing: DrawingConfig,
 ) -> Chosen:
     """A benchmark of edited pictures.
 
+    Args:
+        recipe: says which model draws, or where the pictures lie.
+        source: the edits.
+        reading: how they are read.
+        prompts: judge prompts.
+        originals: source pictures; None takes GEdit's records where a model draws, else those beside the edited ones.
+        drawing: how a model draws.
+
     Raises:
-        SettingsError: when no pictures are given: no family here edits pictures yet.
+        SettingsError: when the pictures are to be drawn by a family that does not edit.
     """
-    if not recipe.images:
+    name = reading.benchmark
+    if not recipe.images and not can_edit(recipe.model.family):
         raise SettingsError(
-            f"{reading.benchmark} judges edited pictures; make them elsewhere and name their folder: --images DIR"
+            f"{name} edits pictures, and model.family={recipe.model.family} does not; families that do: "
+            f"{', '.join(sorted(EDITORS))}. Or make the pictures elsewhere and name their folder: --images DIR"
         )
 
     def judge(side: Side) -> Judged:
-        stage = judge_endpoint.named(f"judge {reading.benchmark}, {side.label}")
-        return stage(side.made(reading.benchmark), source, prompts, originals, reading, recipe.judge, 0)
+        pictures: Drawn | External = side.made(name)
+        if side.model is not None:
+            stage = draw_edits.named(f"draw {name}, {side.label}")
+            pictures = stage(side.model, source, prompts, originals or source, reading, drawing)
+        ask_judge = judge_endpoint.named(f"judge {name}, {side.label}")
+        return ask_judge(pictures, source, prompts, originals, reading, recipe.judge, 0)
 
     return Chosen(source, reading, judge, prompts)
 

@@ -31,14 +31,44 @@ def draw(
     drawing: DrawingConfig,
 ) -> Drawn:
     """Draw a benchmark's pictures; those of an earlier attempt are kept."""
+    from reca.evaluation.catalog import read_benchmark
+
+    return drawn(ctx, read_benchmark(reading, source.place), model, reading, drawing, "")
+
+
+@stage(resources=Resources(cpus=0), claims=encoders)
+def draw_edits(
+    ctx: StageContext,
+    model: Checkpoint | Trained,
+    source: External,
+    prompts: External,
+    originals: External,
+    reading: Reading,
+    drawing: DrawingConfig,
+) -> Drawn:
+    """Draw the pictures of an editing benchmark; those of an earlier attempt are kept."""
+    from reca.evaluation.catalog import read_benchmark
+
+    bench = read_benchmark(reading, source.place, prompts.place)
+    return drawn(ctx, bench, model, reading, drawing, originals.place)
+
+
+def drawn(
+    ctx: StageContext,
+    bench: "Benchmark[Any, Any]",
+    model: Checkpoint | Trained,
+    reading: Reading,
+    drawing: DrawingConfig,
+    originals: str,
+) -> Drawn:
+    """Draw in the stage's work folder, copy into its output, and say with which settings."""
     from fsspec.core import url_to_fs
 
-    from reca.evaluation.catalog import read_benchmark
     from reca.evaluation.generation import draw as draw_pictures
 
-    bench = read_benchmark(reading, source.place)
     folder = f"{ctx.work_uri}/pictures"
-    done = draw_pictures(bench, partial(load_artifact, model), folder, drawing, ctx.execution, ctx.progress)
+    load = partial(load_artifact, model)
+    done = draw_pictures(bench, load, folder, drawing, ctx.execution, ctx.progress, originals)
     files, root = url_to_fs(folder)
     files.get(f"{root.rstrip('/')}/", f"{ctx.output}/", recursive=True)
     sampling = drawing.sampling
@@ -95,6 +125,7 @@ def judge_dpgbench(
 
     bench = read_benchmark(reading, source.place)
     found = pictures_of(bench, pictures)
+    check_cells(pictures, found, cell)
     load = partial(load_vlm, vlm=vlm, batch=batch, cell=cell)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress)
@@ -119,10 +150,10 @@ def judge_endpoint(
     words = prompts.place if prompts else ""
     bench = read_benchmark(reading, source.place, words)
     found = pictures_of(bench, pictures)
+    check_cells(pictures, found, cell)
     client = client_of(judge, ctx.execution, f"{ctx.work_uri}/replies")
-    records = judge_all(
-        reading.benchmark, bench, client, found, words, originals.place if originals else "", judge, cell
-    )
+    beside = originals.place if originals else found.folder
+    records = judge_all(reading.benchmark, bench, client, found, words, beside, judge, cell)
     ctx.progress("asked", requests=client.requests, reused=client.reused, cost=client.cost)
     return keep_judged(ctx, bench, records, found, reading.benchmark, judge.model, pictures)
 
@@ -314,6 +345,24 @@ def pictures_of(bench: "Benchmark[Any, Any]", pictures: Drawn | External) -> "Pi
             f"folder in the published layout of {bench.name} (to compare checkpoints, give --model too)"
         )
     return found
+
+
+def check_cells(pictures: Drawn | External, found: "Pictures", cell: int) -> None:
+    """Refuse to cut drawn grids into cells of another size than the model drew.
+
+    Raises:
+        BenchmarkError: with both sizes.
+    """
+    from reca.evaluation.originals import picture_sizes
+    from reca.evaluation.records import BenchmarkError
+
+    if cell and isinstance(pictures, Drawn):
+        ((url, size),) = picture_sizes([next(iter(found.found.values()))]).items()
+        if size != (2 * cell, 2 * cell):
+            raise BenchmarkError(
+                f"{url}: a drawn grid is {size[0]} x {size[1]} pixels, so dpgbench.cell={cell} would cut through its "
+                f"samples; set dpgbench.cell={size[0] // 2} (the pictures are not drawn again)"
+            )
 
 
 def picture_settings(pictures: Drawn | External, extra: Sequence[str]) -> dict[str, str]:

@@ -72,7 +72,13 @@ class OfficialPicture(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class DPGBench(Benchmark[Asked, Seen]):
-    """Items with their questions; `grid` files hold four samples as cells, otherwise each file is one sample."""
+    """Items with their questions.
+
+    Attributes:
+        grid: whether each file holds four samples as a 2 x 2 grid (ELLA's layout), otherwise one (RecA's).
+    """
+
+    grid: bool = False
 
     name: ClassVar[str] = "DPG-Bench"
     headline: ClassVar[str] = SCORE

@@ -2,7 +2,7 @@
 
 A picture's noise is keyed by (benchmark, item, sample) and nothing else, and every batch has the same size, the last
 one filled up: a subset, a restart or another number of workers gives the same pictures. Pictures that are there are not
-drawn again.
+drawn again. Edits read the picture that they change; those drawn together have sources of one size.
 """
 
 import io
@@ -24,11 +24,15 @@ from torch import Tensor
 from reca.config import ExecutionConfig, SamplingConfig
 from reca.evaluation.actors import spread
 from reca.evaluation.benchmark import Benchmark
+from reca.evaluation.dpgbench import DPGBench
 from reca.evaluation.files import put
+from reca.evaluation.gedit import GEdit
 from reca.evaluation.geneval import Prompt
-from reca.evaluation.picture_files import find_pictures
+from reca.evaluation.originals import as_tensor, copied, from_records, picture_sizes
+from reca.evaluation.picture_files import find_pictures, read_picture
 from reca.evaluation.records import BenchmarkError
-from reca.evaluation.run_config import DrawingConfig
+from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
+from reca.models.base import Editor
 
 SETTINGS = "drawing.json"
 """What a folder of pictures was drawn with; a folder is continued only with the same."""
@@ -51,13 +55,15 @@ class Drawing:
 
     Attributes:
         path: in the benchmark's layout.
-        prompt: text given to the model.
-        seed: 63 bits.
+        prompt: text given to the model, or the instruction.
+        seeds: 63 bits for each sample in the file: one, or those of a 2 x 2 grid in reading order.
+        source: path or URL of the picture that is edited; None draws from text alone.
     """
 
     path: str
     prompt: str
-    seed: int
+    seeds: tuple[int, ...]
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,16 +85,28 @@ def picture_seed(benchmark: str, item: str, sample: int, seed: int = 0) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
-def drawings(benchmark: Benchmark[Any, Any], seed: int) -> list[Drawing]:
+def drawings(benchmark: Benchmark[Any, Any], seed: int, originals: str = "") -> list[Drawing]:
     """Every picture of a benchmark.
 
+    Args:
+        benchmark: items in the published order.
+        seed: of the run; see `picture_seed`.
+        originals: path or URL of the folder with the pictures that are edited.
+
     Raises:
-        BenchmarkError: when its items edit a picture: there is nothing to draw from text alone.
+        BenchmarkError: when its items edit pictures and no folder of those is given.
     """
-    if any(item.source is not None for item in benchmark.items):
-        raise BenchmarkError(f"{benchmark.name} edits pictures; make them elsewhere and score them with --images")
+    if not originals and any(item.source is not None for item in benchmark.items):
+        raise BenchmarkError(f"{benchmark.name} edits pictures; give the folder that holds them")
+    grid = isinstance(benchmark, DPGBench) and benchmark.grid
+    cells = GRID_CELLS if grid else 1
     return [
-        Drawing(path, item.prompt, picture_seed(benchmark.name, item.key, sample, seed))
+        Drawing(
+            path,
+            item.prompt,
+            tuple(picture_seed(benchmark.name, item.key, sample * cells + cell, seed) for cell in range(cells)),
+            None if item.source is None else f"{originals.rstrip('/')}/{item.source}",
+        )
         for item in benchmark.items
         for sample, path in enumerate(item.pictures)
     ]
@@ -96,11 +114,12 @@ def drawings(benchmark: Benchmark[Any, Any], seed: int) -> list[Drawing]:
 
 def draw(
     benchmark: Benchmark[Any, Any],
-    load: Callable[[], Draws],
+    load: Callable[[], Draws | Editor],
     folder: str,
     config: DrawingConfig,
     execution: ExecutionConfig,
     progress: Callable[[str], None] | None = None,
+    originals: str = "",
 ) -> DrawReport:
     """Draw what is not there yet. Ray must be initialized unless nothing is missing.
 
@@ -111,20 +130,25 @@ def draw(
         config: noise seed, sampler settings and batch size.
         execution: `workers` actors of `cpus_per_worker` CPUs and `gpus_per_worker` GPUs.
         progress: called with one line now and then.
+        originals: where the benchmark edits: folder of the source pictures, or GEdit's parquet records that hold them.
+            GEdit's are copied beside the edited ones, as its official script wants them.
 
     Raises:
-        BenchmarkError: when the folder holds pictures that were drawn with other settings.
+        BenchmarkError: when the folder holds pictures that were drawn with other settings, a batch cannot hold whole
+            grids, the model edits no pictures, or a source picture is missing or unreadable (before any is drawn).
     """
     files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
     files.makedirs(root, exist_ok=True)
     claim(files, root, benchmark, config)
     for path, content in side_files(benchmark):
         put(files, posixpath.join(root, path), content)
+    if isinstance(benchmark, GEdit):
+        originals = keep_sources(files, root, folder, benchmark, originals)
     missing = set(find_pictures(folder, benchmark.items).missing)
-    everything = drawings(benchmark, config.seed)
+    everything = drawings(benchmark, config.seed, originals)
     todo = [item for item in everything if item.path in missing]
     done = len(everything) - len(todo)
-    batches = [todo[start : start + config.batch_size] for start in range(0, len(todo), config.batch_size)]
+    batches = batched(todo, config.batch_size)
     for pictures in spread(batches, partial(Painter, load, config), execution):
         for path, content in pictures:
             put(files, posixpath.join(root, path), content)
@@ -134,8 +158,30 @@ def draw(
     return DrawReport(len(everything), len(todo))
 
 
+def batched(todo: Sequence[Drawing], size: int) -> list[list[Drawing]]:
+    """Batches of at most `size` samples, in order; those of one batch have sources of one size.
+
+    Raises:
+        BenchmarkError: when `size` does not hold whole grids, or a source picture is missing or unreadable.
+    """
+    sizes = picture_sizes([d.source for d in todo if d.source is not None])
+    alike: dict[object, list[Drawing]] = {}
+    for drawing in todo:
+        alike.setdefault((len(drawing.seeds), sizes.get(drawing.source or "")), []).append(drawing)
+    batches: list[list[Drawing]] = []
+    for group in alike.values():
+        samples = len(group[0].seeds)
+        if size % samples:
+            raise BenchmarkError(
+                f"drawing.batch_size {size} does not hold whole grids of {samples} samples; take a multiple of it"
+            )
+        step = size // samples
+        batches += [group[start : start + step] for start in range(0, len(group), step)]
+    return batches
+
+
 class Painter:
-    """Draws batches.
+    """Draws batches of `batched`.
 
     Args:
         load: loads the model on the CPU.
@@ -143,18 +189,40 @@ class Painter:
         device: `cpu` or `cuda`.
     """
 
-    def __init__(self, load: Callable[[], Draws], config: DrawingConfig, device: str) -> None:
+    def __init__(self, load: Callable[[], Draws | Editor], config: DrawingConfig, device: str) -> None:
         self.config = config
         self.model = cast("Any", load()).to(device).eval()
 
     def __call__(self, batch: Sequence[Drawing]) -> list[tuple[str, bytes]]:
         """Path and PNG file of each picture. A short batch is filled up with its last drawing: the bits of a matrix
         product may depend on the batch size.
+
+        Raises:
+            BenchmarkError: an edit is asked of a model that edits no pictures, or its source cannot be read.
         """
-        filled = [*batch, *[batch[-1]] * (self.config.batch_size - len(batch))]
+        samples = len(batch[0].seeds)
+        filled = [*batch, *[batch[-1]] * (self.config.batch_size // samples - len(batch))]
+        prompts = [d.prompt for d in filled for _ in d.seeds]
+        seeds = [seed for d in filled for seed in d.seeds]
         with torch.inference_mode():
-            pixels = self.model.generate([d.prompt for d in filled], [d.seed for d in filled], self.config.sampling)
-        return [(d.path, png_file(picture)) for d, picture in zip(batch, pixels.cpu(), strict=False)]
+            pixels = self._drawn(filled, prompts, seeds).cpu()
+        pictures = pixels if samples == 1 else grids(pixels)
+        return [(d.path, png_file(picture)) for d, picture in zip(batch, pictures, strict=False)]
+
+    def _drawn(self, filled: Sequence[Drawing], prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        if filled[0].source is None:
+            return self.model.generate(prompts, seeds, self.config.sampling)
+        if not isinstance(self.model, Editor):
+            raise BenchmarkError(f"{type(self.model).__name__} edits no pictures; take a family that does, or --images")
+        read = {source: as_tensor(read_picture(source)) for source in {d.source for d in filled} if source}
+        pixels = torch.stack([read[d.source] for d in filled if d.source])
+        return self.model.edit(pixels, prompts, seeds, self.config.sampling)
+
+
+def grids(pixels: Tensor) -> Tensor:
+    """uint8 [4 B, 3, S, S] to 2 x 2 grids [B, 3, 2 S, 2 S], samples in reading order (DPG-Bench, ELLA's layout)."""
+    tiles = pixels.unflatten(0, (-1, 2, 2))
+    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def png_file(picture: Tensor) -> bytes:
@@ -169,6 +237,20 @@ def side_files(benchmark: Benchmark[Any, Any]) -> Iterator[tuple[str, bytes]]:
     for item in benchmark.items:
         if isinstance(item.asked, Prompt):
             yield posixpath.join(item.key, PROMPT_FILE), msgspec.json.encode(item.asked) + b"\n"
+
+
+def keep_sources(files: AbstractFileSystem, root: str, folder: str, benchmark: GEdit, originals: str) -> str:
+    """Put the source pictures that are not there yet beside the edited ones; the folder that then holds all of them.
+
+    Raises:
+        BenchmarkError: naming the first source picture that is missing or unreadable.
+    """
+    missing = {item.source: item for item in benchmark.items if item.source}
+    missing = {path: item for path, item in missing.items() if not files.exists(posixpath.join(root, path))}
+    read = from_records if originals.lower().endswith(".parquet") else copied
+    for path, content in read(originals, missing):
+        put(files, posixpath.join(root, path), content)
+    return folder
 
 
 def claim(files: AbstractFileSystem, root: str, benchmark: Benchmark[Any, Any], config: DrawingConfig) -> None:

@@ -82,8 +82,20 @@ def read_picture(url: str) -> Image.Image:
     try:
         with fsspec.open(url, "rb") as opened:
             data = cast("io.BufferedReader", opened).read()
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise BenchmarkError(f"{url}: unreadable picture: of no known format; draw it again") from error
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{url}: unreadable picture: {error}; draw it again") from error
+    return decoded(data, url)
+
+
+def decoded(data: bytes, where: str) -> Image.Image:
+    """An encoded picture as RGB.
+
+    Raises:
+        BenchmarkError: naming `where` it is from, when it is cut or no picture.
+    """
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise BenchmarkError(f"{where}: unreadable picture: of no known format; draw it again") from error
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{where}: unreadable picture: {error}; draw it again") from error

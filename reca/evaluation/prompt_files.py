@@ -119,7 +119,7 @@ def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str |
         key: (f"{key}.png",) if grid else tuple(f"{key}_{sample}.png" for sample in range(samples)) for key in tables
     }
     items = [Item(key, "", texts[key], tuple(questions), names[key]) for key, questions in tables.items()]
-    return DPGBench(some(url, items, DPG_SOURCE))
+    return DPGBench(some(url, items, DPG_SOURCE), grid)
 
 
 def read_imgedit(edits: str, judge_prompts: str) -> imgedit.ImgEdit:

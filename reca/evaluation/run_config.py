@@ -8,6 +8,9 @@ from typing import Literal
 
 from reca.config import ExecutionConfig, ModelConfig, SamplingConfig
 
+GRID_CELLS = 4
+"""Samples in one file of DPG-Bench in ELLA's layout."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -37,6 +40,11 @@ class DrawingConfig:
     seed: int = 0
     batch_size: int = 8
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def one_by_one() -> DrawingConfig:
+    """Pictures drawn one at a time."""
+    return DrawingConfig(batch_size=1)
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,8 @@ class DPGBenchConfig:
     Attributes:
         questions: `dpg_bench.csv`, or a table of the same columns.
         vlm: transformers' vision-language model that answers the questions: folder or hub id. Empty asks `judge.model`.
-        cell: side in pixels of a sample where pictures made elsewhere hold four as a 2 x 2 grid (ELLA's layout); 0 for
-            one file a sample (RecA's).
+        cell: side in pixels of a sample where a file holds four as a 2 x 2 grid (ELLA's layout): pictures are drawn,
+            or expected, so; 0 for one file a sample (RecA's).
         judge_batch: pictures, and questions, looked at together.
         samples: pictures of each item.
         drawing: how pictures are drawn.
@@ -147,34 +155,39 @@ class WISEConfig:
 
 @dataclass(frozen=True)
 class ImgEditConfig:
-    """ImgEdit-Bench Basic (arXiv 2505.20275): pictures made elsewhere, judged behind an endpoint.
+    """ImgEdit-Bench Basic (arXiv 2505.20275), judged behind an endpoint.
 
     Attributes:
         edits: `basic_edit.json`.
         judge_prompts: `prompts.json`: judge prompt by edit type.
         sources: folder of the source pictures.
+        drawing: how a family that edits draws them; one at a time, because sources differ in size.
     """
 
     edits: str = ""
     judge_prompts: str = ""
     sources: str = ""
+    drawing: DrawingConfig = field(default_factory=one_by_one)
 
 
 @dataclass(frozen=True)
 class GEditConfig:
-    """GEdit-Bench (arXiv 2504.17761): pictures made elsewhere, judged behind an endpoint.
+    """GEdit-Bench (arXiv 2504.17761), judged behind an endpoint.
 
     Attributes:
         records: file with the published records.
         language: of the instructions.
         judge_prompts: folder with VIEScore's two prompts, `consistency.txt` and `quality.txt`.
-        sources: folder of the source pictures, in the layout of the edited ones.
+        sources: folder of the source pictures, in the layout of the edited ones. Empty: those inside parquet records
+            where a model draws, those beside the edited pictures where these are made elsewhere.
+        drawing: how a family that edits draws them; one at a time, because sources differ in size.
     """
 
     records: str = ""
     language: Literal["en", "cn"] = "en"
     judge_prompts: str = ""
     sources: str = ""
+    drawing: DrawingConfig = field(default_factory=one_by_one)
 
 
 @dataclass(frozen=True)

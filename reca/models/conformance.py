@@ -223,8 +223,8 @@ class Conformance:
         texts = list(self.texts["text_to_image"])
 
         def edit(rows: Sequence[int], sources: Tensor, words: Sequence[str], seeds: Sequence[int]) -> Tensor:
-            some = [list(column[row] for row in rows) for column in (words, seeds)]
-            return model.edit(sources[list(rows)], some[0], some[1], SamplingConfig(guidance=1.0, steps=4))
+            told, noise = [words[row] for row in rows], [seeds[row] for row in rows]
+            return model.edit(sources[list(rows)], told, noise, SamplingConfig(guidance=1.0, steps=4))
 
         together = edit((0, 1, 2), self.pixels, texts, SEEDS)
         form = together.dtype == torch.uint8 and together.ndim == 4 and together.shape[:2] == (3, 3)
@@ -233,8 +233,8 @@ class Conformance:
         difference = (edit((1,), self.pixels, texts, SEEDS).int() - together[1:2].int()).abs().max()
         yield Check("edit: alone as in a batch", float(difference), SAME_PICTURE, "in 1/255")
         # Only what belongs to the second picture changes, so the second result changes and the others do not.
-        words, seeds, sources = list(texts), list(SEEDS), self.pixels.clone()
-        words[1], seeds[1], sources[1] = texts[2], SEEDS[1] + 100, 255 - sources[1]
+        words, seeds = (texts[0], texts[2], texts[2]), (SEEDS[0], SEEDS[1] + 100, SEEDS[2])
+        sources = torch.stack([self.pixels[0], 255 - self.pixels[1], self.pixels[2]])
         for name, changed in (
             ("source", edit((0, 1, 2), sources, texts, SEEDS)),
             ("instruction", edit((0, 1, 2), self.pixels, words, SEEDS)),
@@ -242,7 +242,9 @@ class Conformance:
         ):
             moved = (changed.int() - together.int()).abs().amax(dim=(1, 2, 3)).tolist()
             yield _holds(f"edit: another {name} gives another picture", moved[1] > SAME_PICTURE)
-            yield Check(f"edit: another {name} leaves other pictures", max(moved[0], moved[2]), SAME_PICTURE, "in 1/255")
+            yield Check(
+                f"edit: another {name} leaves other pictures", max(moved[0], moved[2]), SAME_PICTURE, "in 1/255"
+            )
 
     def learning(self) -> Iterator[Check]:
         """One batch can be over-fitted, and only what is trainable changes meanwhile."""

@@ -21,12 +21,12 @@ from torch import Tensor
 from reca.config import ExecutionConfig, SamplingConfig
 from reca.evaluation import generation
 from reca.evaluation.actors import spread
-from reca.evaluation.generation import Painter, draw, drawings, picture_seed
+from reca.evaluation.generation import Painter, batched, draw, drawings, picture_seed
 from reca.evaluation.geneval import Prompt, Requirement
-from reca.evaluation.imgedit import Edit, ImgEditUGE
-from reca.evaluation.prompt_files import read_geneval
-from reca.evaluation.records import BenchmarkError, Item
+from reca.evaluation.prompt_files import read_dpgbench, read_geneval
+from reca.evaluation.records import BenchmarkError
 from reca.evaluation.run_config import DrawingConfig
+from reca.evaluation.vqa import cells_of
 from reca.models.showo.model import ShowoModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_pictures_lie_in_the_published_layout(tmp_path: Path) -> None:
     beside = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metadata.jsonl"))]
     assert beside == original
     for drawing in drawings(bench, CONFIG.seed):
-        assert (np.asarray(Image.open(folder / drawing.path)) == drawing.seed % 256).all()
+        assert (np.asarray(Image.open(folder / drawing.path)) == drawing.seeds[0] % 256).all()
 
 
 @pytest.mark.usefixtures("here")
@@ -123,10 +123,25 @@ def test_a_folder_of_other_settings_is_not_continued(tmp_path: Path) -> None:
         draw(bench, Recorder, folder, replace(CONFIG, sampling=SamplingConfig(steps=9)), ExecutionConfig())
 
 
-def test_edits_cannot_be_drawn_from_text() -> None:
-    edit = Item("1", "", "add a hat", Edit("add a hat", "add", ("a",)), ("1.png",), source="1.jpg")
-    with pytest.raises(BenchmarkError, match=r"ImgEdit.* edits pictures"):
-        drawings(ImgEditUGE((edit,)), 0)
+@pytest.mark.usefixtures("here")
+def test_grids_hold_the_samples_that_single_files_hold(tmp_path: Path) -> None:
+    heading = "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
+    end = "entity,whole,entity - whole (cat),is there a cat ?"
+    rows = [f"{item},a red cat,,1,0,{end}" for item in "abc"]
+    (tmp_path / "dpg.csv").write_text("\n".join([f"{heading}question_natural_language", *rows]) + "\n")
+    config = replace(CONFIG, batch_size=8)
+    for name, grid in (("single", False), ("grid", True)):
+        bench = read_dpgbench(str(tmp_path / "dpg.csv"), grid=grid)
+        assert draw(bench, Recorder, str(tmp_path / name), config, ExecutionConfig()).drawn == (3 if grid else 12)
+    single, grids = pixels(tmp_path / "single"), pixels(tmp_path / "grid")
+    assert list(grids) == ["a.png", "b.png", "c.png"]
+    for item in "abc":
+        assert grids[f"{item}.png"].shape == (8, 8, 3)
+        cells = cells_of(Image.fromarray(grids[f"{item}.png"]), 4)
+        for sample, cell in enumerate(cells):
+            assert (np.asarray(cell) == single[f"{item}_{sample}.png"]).all()
+    with pytest.raises(BenchmarkError, match="batch_size 6 does not hold whole grids of 4 samples"):
+        batched(drawings(read_dpgbench(str(tmp_path / "dpg.csv"), grid=True), 0), 6)
 
 
 def test_show_o_draws_the_same_pictures_in_any_company(tmp_path: Path) -> None:
