@@ -1,5 +1,7 @@
 """The evaluation pipeline: its command line, whole runs of every kind in this process, and one through Ray."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -9,7 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bagel_tiny
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from loopback_judge import LoopbackJudge, loopback_judge
 from PIL import Image
@@ -28,6 +33,7 @@ from reca.evaluation.run_config import (
     BenchmarkRecipe,
     DPGBenchConfig,
     DrawingConfig,
+    GEditConfig,
     GenEvalConfig,
     GQAConfig,
     ImgEditConfig,
@@ -39,6 +45,7 @@ from reca.evaluation.run_config import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+CHINESE = "把猫变成红色"
 DRAWING = DrawingConfig(batch_size=8, sampling=SamplingConfig(guidance=0.0, steps=2))
 
 
@@ -224,10 +231,125 @@ def test_edited_pictures_are_judged_with_their_sources(recipe: BenchmarkRecipe, 
     (side,) = found["benchmarks"]["imgedit"]["sides"].values()
     assert side["strict"]["score"]["add"]["value"] == 4.0
     assert side["score"] is None  # eight of the nine types have no picture
-    with pytest.raises(SettingsError, match="imgedit judges edited pictures; make them elsewhere"):
+    with pytest.raises(SettingsError, match=r"imgedit edits pictures, and model\.family=showo does not; .*: bagel"):
         evaluate.build(replace(chosen, images=""))
     with pytest.raises(ValueError, match="no endpoint is named; give its address: --context base_url="):
         run(chosen, tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random tiny BAGEL, saved as published ones are."""
+    folder = tmp_path_factory.mktemp("bagel")
+    bagel_tiny.tiny_model(words=(*bagel_tiny.WORDS, CHINESE)).save(folder)
+    return str(folder)
+
+
+def gedit_records(path: Path) -> str:
+    """Two edits in both languages, with their pictures, as parquet."""
+    rows: list[dict[str, Any]] = []
+    for number, kind in enumerate(("ps_human", "color_alter")):
+        for language, words in (("en", "make it blue"), ("cn", CHINESE)):
+            buffer = io.BytesIO()
+            Image.new("RGB", (44, 30), (200, 90 * number, len(language))).save(buffer, format="PNG")
+            row = {"key": f"k{number}", "task_type": kind, "instruction": words, "instruction_language": language}
+            picture = {"bytes": buffer.getvalue(), "path": None}
+            rows.append({**row, "Intersection_exist": number == 0, "input_image": None, "input_image_raw": picture})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("language", ["en", "cn"])
+def test_gedit_is_drawn_judged_twice_and_reported(tmp_path: Path, editor: str, language: Any) -> None:
+    records = gedit_records(tmp_path / "gedit.parquet")
+    (tmp_path / "consistency.txt").write_text("Did it follow <instruction>?")
+    (tmp_path / "quality.txt").write_text("Is it well made?")
+    chosen = BenchmarkRecipe(
+        name="tiny",
+        benchmarks="gedit",
+        model=ModelConfig("bagel", editor),
+        bootstrap=20,
+        judge=JudgeConfig(model="loopback"),
+        gedit=GEditConfig(records, language, str(tmp_path), drawing=replace(DRAWING, batch_size=1)),
+    )
+
+    def reply(body: dict[str, Any]) -> str:
+        text, *pictures = body["messages"][-1]["content"]
+        assert len(pictures) == (2 if "follow" in text["text"] else 1)
+        return json.dumps({"score": [8, 4] if len(pictures) == 2 else [9, 10], "reasoning": "r"})
+
+    with loopback_judge(reply) as judge:
+        execution = JudgingExecution(base_url=judge.url, key_variable="")
+        found = run(chosen, tmp_path / "run", execution)
+        assert len(judge.asked) == 4
+        sizes = [
+            Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].split(",")[1]))).size
+            for body in judge.asked
+            for picture in body["messages"][-1]["content"][1:]
+        ]
+    assert sizes == [(44, 30)] * 6  # as published, edited pictures are judged at their source's size
+    (side,) = found["benchmarks"]["gedit"]["sides"].values()
+    assert side["title"].startswith(f"GEdit-Bench, {language.upper()}, 2 of 606 items")
+    assert (side["pictures"], side["unscored"], side["missing"], side["score"]) == (2, 0, 0, None)
+    for kind in ("ps_human", "color_alter"):
+        assert [side["strict"][m][kind]["value"] for m in ("O", "SC", "PQ")] == [6.0, 4.0, 9.0]
+        assert side["official"]["O"][kind] == 6.0
+    drawn = Path(found["made"][f"draw gedit, {Path(editor).name}"].uri)
+    names = sorted(str(path.relative_to(drawn / "fullset")) for path in drawn.rglob("*.png"))
+    assert names == [
+        f"{kind}/{language}/k{number}{end}.png"
+        for kind, number in (("color_alter", 1), ("ps_human", 0))
+        for end in ("", "_SRCIMG")
+    ]
+    assert Image.open(drawn / f"fullset/ps_human/{language}/k0.png").size == (48, 32)  # BAGEL's own rule at tiny size
+    # The same folder is scored as one made elsewhere, its sources beside the pictures.
+    with loopback_judge(reply) as judge:
+        execution = JudgingExecution(base_url=judge.url, key_variable="")
+        again = run(replace(chosen, images=str(drawn)), tmp_path / "again", execution)
+    (other,) = again["benchmarks"]["gedit"]["sides"].values()
+    assert other["strict"] == side["strict"]
+
+
+def test_gedit_needs_the_pictures_somewhere(editor: str, tmp_path: Path) -> None:
+    config = GEditConfig("rows.jsonl", "en", str(tmp_path))
+    recipe = replace(published(), benchmarks="gedit", model=ModelConfig("bagel", editor), gedit=config)
+    with pytest.raises(SettingsError, match=r"gedit\.sources is not set and rows\.jsonl is no parquet file"):
+        evaluate.build(recipe)
+
+
+def test_imgedit_is_drawn_from_its_sources(tmp_path: Path, editor: str) -> None:
+    edits = {str(n): {"id": f"in{n}.png", "prompt": "make it blue", "edit_type": "add"} for n in range(2)}
+    (tmp_path / "edits.json").write_text(json.dumps(edits))
+    names = "".join(f"{name}: A number from 1 to 5.\n" for name in "ABC")
+    (tmp_path / "judge.json").write_text(json.dumps({"add": f"Rate <edit_prompt>.\n{names}"}))
+    for number, size in enumerate([(20, 40), (33, 33)]):
+        Image.new("RGB", size, "red").save(tmp_path / f"in{number}.png")
+    config = ImgEditConfig(
+        *(str(tmp_path / name) for name in ("edits.json", "judge.json", "")), drawing=replace(DRAWING, batch_size=1)
+    )
+    chosen = BenchmarkRecipe(
+        "tiny", "imgedit", ModelConfig("bagel", editor), bootstrap=20, judge=JudgeConfig("loopback"), imgedit=config
+    )
+    with loopback_judge(lambda _: "A: 5\nB: 4\nC: 3") as judge:
+        found = run(chosen, tmp_path / "run", JudgingExecution(base_url=judge.url, key_variable=""))
+    (side,) = found["benchmarks"]["imgedit"]["sides"].values()
+    assert (side["pictures"], side["missing"]) == (2, 0)
+    assert side["strict"]["score"]["add"]["value"] == 4.0
+
+
+def test_grids_are_drawn_and_judged_cell_by_cell(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
+    config = replace(recipe.dpgbench, cell=16)
+    chosen = replace(recipe, benchmarks="dpgbench", dpgbench=config)
+    found = run(chosen, tmp_path / "run")
+    (side,) = found["benchmarks"]["dpgbench"]["sides"].values()
+    assert (side["pictures"], side["missing"], side["unscored"]) == (2, 0, 0)
+    drawn = next(Path(made.uri) for name, made in found["made"].items() if name.startswith("draw dpgbench"))
+    assert sorted(path.name for path in drawn.glob("*.png")) == ["a.png", "b.png"]
+    assert Image.open(drawn / "a.png").size == (32, 32)
+    with pytest.raises(ValueError, match=r"a drawn grid is 32 x 32 pixels, so dpgbench\.cell=10 .*dpgbench\.cell=16"):
+        run(replace(chosen, dpgbench=replace(config, cell=10)), tmp_path / "cut")
+    with pytest.raises(SettingsError, match=r"batch_size is 6; with dpgbench\.cell a file holds 4 samples"):
+        evaluate.build(replace(chosen, dpgbench=replace(config, drawing=replace(DRAWING, batch_size=6))))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from reca.models.base import Example
 WORDS = ("a red cat and two blue dogs", "what colour is the cat?", "describe the image in detail", "make it blue")
 
 
-def tiny_model(seed: int = 0, **changes: object) -> BagelModel:
+def tiny_model(seed: int = 0, words: Sequence[str] = WORDS, **changes: object) -> BagelModel:
     """Two layers of width 32. Weights that are zero or one at first are random too, else they would hide errors."""
-    tokenizer = build_word_tokenizer(WORDS)
+    tokenizer = build_word_tokenizer(words)
     settings: dict[str, object] = {
         "image_size": 32,
         "max_latent_size": 3,
