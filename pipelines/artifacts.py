@@ -101,6 +101,21 @@ class Scores(Artifact):
 
 
 @dataclass(frozen=True)
+class EditScores(Artifact):
+    """A folder of edits (`reca.evaluation.miniedit`).
+
+    Attributes:
+        success: MiniEdit overall, 0 to 1: carried out, the rest kept, nothing added.
+        done: share carried out.
+        kept: share of the other objects that are still there.
+    """
+
+    success: float
+    done: float
+    kept: float
+
+
+@dataclass(frozen=True)
 class Gates(Artifact):
     """Proof that the base was ready: name, measured value and limit of each gate.
 

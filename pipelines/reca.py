@@ -14,8 +14,20 @@ if __package__ in (None, ""):
 from pipelines.artifacts import Checkpoint, Gates, ImageShards, Report, Scores, Trained
 from pipelines.dsl import External, main, pipeline
 from pipelines.recipes import RECIPES, check
-from pipelines.stages import encode, evaluate, gate, load_checkpoint, prepare, report, source_of, train
+from pipelines.stages import (
+    encode,
+    evaluate,
+    gate,
+    load_checkpoint,
+    prepare,
+    report,
+    report_with_edits,
+    score_edits,
+    source_of,
+    train,
+)
 from reca.config import ExecutionConfig, RecaRecipe
+from reca.models import can_edit
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,13 @@ def fit(recipe: RecaRecipe) -> Fitted:
 
 @pipeline
 def reca(recipe: RecaRecipe) -> Report:
-    """Score the base, post-train it, score again with the same prompts and noise, and report the difference."""
+    """Score the base, post-train it, score again with the same prompts and noise, and report the difference.
+
+    A family that edits is also scored on edits. That is a stage of its own, so other families' keys know nothing of it.
+    """
     f = fit(recipe)
     after = evaluate.named("score after")(f.trained, f.scorer, recipe.evaluation)
-    return report(
+    common = (
         f.model,
         f.before,
         after,
@@ -74,6 +89,13 @@ def reca(recipe: RecaRecipe) -> Report:
         recipe.evaluation,
         recipe.name,
     )
+    if not recipe.edits.count or not can_edit(recipe.model.family):
+        return report(*common)
+    edits = tuple(
+        score_edits.named(f"edit {when}")(model, f.scorer, recipe.edits)
+        for when, model in (("before", f.model), ("after", f.trained))
+    )
+    return report_with_edits.named("report")(*common, (edits[0], edits[1]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ None of them was run here: no GPU and no model hub were at hand. docs/models.md 
 
 from reca.config import (
     DataConfig,
+    EditConfig,
     EvaluationConfig,
     GateConfig,
     ModelConfig,
@@ -283,6 +284,7 @@ def bagel_7b() -> RecaRecipe:
         ),
         evaluation=EvaluationConfig(sampling=SamplingConfig(guidance=3.0, steps=49)),
         gates=NO_GATES,
+        edits=EditConfig(sampling=SamplingConfig(guidance=3.0, steps=49)),
     )
 
 

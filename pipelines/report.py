@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines import report_figures as figures
 from pipelines.report_data import (
+    NO_GRID,
     Accounting,
     CeilingRow,
     Difference,
@@ -71,9 +72,10 @@ def render_report(data: ReportData) -> str:
     environment.filters.update(words)
     template = environment.get_template(TEMPLATE)
     context = _context(data)
+    grids = (data.prompt_grid, data.reconstruction_grid, data.edit_grid)
     size = 0
     for side in PICTURE_SIDES:
-        html = template.render(context, grids=[_embed(g, side) for g in (data.prompt_grid, data.reconstruction_grid)])
+        html = template.render(context, grids=[_embed(g, side) for g in grids])
         size = len(html.encode())
         if size < MAX_BYTES:
             return html
@@ -111,15 +113,16 @@ def summary(data: ReportData) -> dict[str, Any]:
         ReportError: for figures that cannot be true.
     """
     check(data)
-    empty = PictureGrid(columns=(), rows=(), caption="")
-    plain = plain_json(replace(data, prompt_grid=empty, reconstruction_grid=empty, curves=()))
-    for left_out in ("prompt_grid", "reconstruction_grid", "curves"):
+    plain = plain_json(replace(data, prompt_grid=NO_GRID, reconstruction_grid=NO_GRID, edit_grid=NO_GRID, curves=()))
+    for left_out in ("prompt_grid", "reconstruction_grid", "edit_grid", "curves", *(() if data.edits else ("edits",))):
         del plain[left_out]
     panels = [figures.loss_panel(curve) for curve in data.curves]
     plain["benchmark"] = "MiniGenEval"
     plain["loss"] = {panel.term: {"first": panel.first, "last": panel.last} for panel in panels}
     plain["costs"] = plain_json(costs(data))
     plain["findings"] = plain_json(findings(data))
+    if not data.edits:
+        del plain["findings"]["edits"]
     return plain
 
 
@@ -141,6 +144,7 @@ class Findings:
     gates: str
     ceiling: str
     cost: str
+    edits: str
 
 
 def findings(data: ReportData) -> Findings:
@@ -166,6 +170,7 @@ def findings(data: ReportData) -> Findings:
         else "",
         cost=f"{spent.executed} of {len(data.run.nodes)} stages executed for {spent.executed_core_s:,.0f} "
         f"core-seconds; {spent.reused} reused, which had cost {spent.reused_core_s:,.0f}",
+        edits=_measure_sentence("Editing", data.edits),
     )
 
 

@@ -166,6 +166,10 @@ class PictureGrid:
     caption: str
 
 
+NO_GRID = PictureGrid((), (), "")
+"""What stands where there are no pictures."""
+
+
 @dataclass(frozen=True)
 class Accounting:
     """Rows of one data set: `rows_in` = `rows_out` + the sum of `quarantined` (rows by reason)."""
@@ -198,6 +202,8 @@ class ReportData:
         attribution: credit for the pictures; stands under every grid. Empty for a user's own pictures.
         before: name of the model before, such as `base`.
         after: name of the model after, such as `RecA` or `caption SFT`.
+        edits: MiniEdit, success first; empty for a family that does not edit.
+        edit_grid: source, edited before, edited after, wanted; without rows where there are no edits.
     """
 
     title: str
@@ -217,6 +223,8 @@ class ReportData:
     attribution: str = ""
     before: str = "before"
     after: str = "after"
+    edits: tuple[Measure, ...] = ()
+    edit_grid: PictureGrid = NO_GRID
 
 
 def check(data: ReportData) -> None:
@@ -246,7 +254,7 @@ def check(data: ReportData) -> None:
             raise ReportError(
                 f"curves: {curve.term} has {len(curve.updates)} updates and {len(curve.values)} values; give one each."
             )
-    for grid in (data.prompt_grid, data.reconstruction_grid):
+    for grid in (data.prompt_grid, data.reconstruction_grid, data.edit_grid):
         for row in grid.rows:
             if len(row.pictures) != len(grid.columns):
                 raise ReportError(

@@ -8,6 +8,7 @@ import msgspec
 import pyarrow.parquet as pq
 
 from pipelines.report_data import (
+    NO_GRID,
     CeilingRow,
     Difference,
     GateRow,
@@ -20,6 +21,7 @@ from pipelines.report_data import (
     ScoreRow,
     ScoreTable,
 )
+from reca.evaluation import miniedit
 from reca.evaluation.gates import Gate
 from reca.evaluation.geneval import TASKS
 from reca.evaluation.minigeneval.ceiling import Ceiling
@@ -30,6 +32,7 @@ from reca.evaluation.suite import REDRAWN, Comparison, Evaluation, compare_all, 
 
 PROMPTS_PER_TASK = 4
 RECONSTRUCTIONS = 12
+EDITS = 12
 TASK_WORDS = {"reconstruction": "reconstruction", "text_to_image": "text to image", "image_to_text": "image to text"}
 
 
@@ -65,6 +68,55 @@ def read_scores(before: Path, after: Path, names: tuple[str, str], resamples: in
         reconstruction=_reconstruction(sides, comparison),
         understanding=_understanding(sides, comparison, resamples),
     )
+
+
+@dataclass(frozen=True)
+class Edited:
+    """The parts of `ReportData` that come from two folders of edits."""
+
+    measures: tuple[Measure, ...] = ()
+    grid: PictureGrid = NO_GRID
+
+
+def read_edits(before: Path, after: Path, names: tuple[str, str], resamples: int = 2000) -> Edited:
+    """Compare two folders of edits made with one configuration.
+
+    Args:
+        before: folder written by `reca.evaluation.miniedit.save`, of the base.
+        after: the same, of the trained model.
+        names: what the two models are called in the report.
+        resamples: bootstrap resamples.
+
+    Raises:
+        MiniEditError: when a folder cannot be read, or the two cannot be compared.
+    """
+    sides = miniedit.load(before), miniedit.load(after)
+    changes = miniedit.compare(*sides, resamples)
+    rows = [(measure, group) for measure in miniedit.MEASURES for group in sides[0].scores[measure]]
+    measures: list[Measure] = []
+    for measure, group in rows:
+        old, new = (side.scores[measure][group] for side in sides)
+        change = _difference(changes[measure][group])
+        name = measure if group == OVERALL else f"{measure}, {group}"
+        measures.append(Measure(name, old.prompts, old.value, new.value, difference=change))
+    tables = [pq.read_table(folder / miniedit.IMAGES).slice(0, EDITS).to_pydict() for folder in (before, after)]
+    grid_rows = tuple(
+        GridRow(
+            record.instruction,
+            (
+                Picture(tables[0]["source"][i]),
+                *(_edited(side.records[i], t["edited"][i]) for side, t in zip(sides, tables, strict=True)),
+                Picture(tables[0]["target"][i]),
+            ),
+        )
+        for i, record in enumerate(sides[0].records[:EDITS])
+    )
+    caption = f"The first {len(grid_rows)} held-out edits, none picked; same source, same noise."
+    return Edited(tuple(measures), PictureGrid(("source", *names, "wanted"), grid_rows, caption))
+
+
+def _edited(record: miniedit.Record, data: bytes) -> Picture:
+    return Picture(data, bool(record.scores["success"]), "; ".join(record.reasons))
 
 
 def score_table(before: MiniGenEvalResult, after: MiniGenEvalResult, change: MiniGenEvalDifference) -> ScoreTable:

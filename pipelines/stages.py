@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.artifacts import Checkpoint, EncodedImages, Gates, ImageShards, Report, Scores, Trained
+from pipelines.artifacts import Checkpoint, EditScores, EncodedImages, Gates, ImageShards, Report, Scores, Trained
 from pipelines.dsl import External, Resources, StageContext, stage
-from reca.config import BUILT_IN, DataConfig, EvaluationConfig, ExecutionConfig, GateConfig, TrainingConfig
+from reca.config import BUILT_IN, DataConfig, EditConfig, EvaluationConfig, ExecutionConfig, GateConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from reca.models.base import UnifiedModel
@@ -91,6 +91,23 @@ def evaluate(ctx: StageContext, model: Checkpoint | Trained, scorer: External, e
 
 
 @stage(retries=0)
+def score_edits(ctx: StageContext, model: Checkpoint | Trained, scorer: External, edits: EditConfig) -> EditScores:
+    """Score a model that edits: MiniEdit."""
+    import torch
+
+    from reca.evaluation import miniedit
+    from reca.evaluation.minigeneval.scorer import Scorer
+    from reca.evaluation.statistics import OVERALL
+
+    torch.set_num_threads(1)
+    result, images = miniedit.evaluate(load_artifact(model), Scorer.load(scorer.local()), edits)
+    miniedit.save(result, images, ctx.output)
+    scores = {measure: result.scores[measure][OVERALL].value for measure in miniedit.MEASURES}
+    ctx.progress(f"MiniEdit {', '.join(f'{measure} {value:.3f}' for measure, value in scores.items())}")
+    return EditScores.of(**scores)
+
+
+@stage(retries=0)
 def gate(ctx: StageContext, base: Scores, gates: GateConfig) -> Gates:
     """Stop here when the base is not ready: RecA repairs a model that can draw, it does not make one."""
     from reca.evaluation.gates import check_gates, require
@@ -154,15 +171,54 @@ def report(
     name: str,
 ) -> Report:
     """Write `report.html` and `summary.json`."""
+    return write_report(ctx, model, before, after, trained, shards, gates, scorer, training, evaluation, name, None)
+
+
+@stage(retries=0)
+def report_with_edits(
+    ctx: StageContext,
+    model: Checkpoint,
+    before: Scores,
+    after: Scores,
+    trained: Trained,
+    shards: tuple[ImageShards, ...],
+    gates: Gates,
+    scorer: External,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    name: str,
+    edits: tuple[EditScores, EditScores],
+) -> Report:
+    """Write `report.html` and `summary.json` of a family that edits."""
+    return write_report(ctx, model, before, after, trained, shards, gates, scorer, training, evaluation, name, edits)
+
+
+def write_report(
+    ctx: StageContext,
+    model: Checkpoint,
+    before: Scores,
+    after: Scores,
+    trained: Trained,
+    shards: tuple[ImageShards, ...],
+    gates: Gates,
+    scorer: External,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    name: str,
+    edits: tuple[EditScores, EditScores] | None,
+) -> Report:
+    """Bring what the stages wrote together; `edits` are those before and after, None where the family edits none."""
     import msgspec
 
     from pipelines.report import findings, render_report, summary
     from pipelines.report_data import Accounting, GateRow, ReportData
-    from pipelines.report_inputs import ceiling_rows, read_curves, read_scores
+    from pipelines.report_inputs import Edited, ceiling_rows, read_curves, read_edits, read_scores
     from reca.evaluation.minigeneval.ceiling import Ceiling
 
     arm = {"reca": "RecA", "sft": "caption SFT"}[trained.arm]
-    scored = read_scores(before.local(), after.local(), ("base", arm), evaluation.bootstrap)
+    names = ("base", arm)
+    scored = read_scores(before.local(), after.local(), names, evaluation.bootstrap)
+    edited = read_edits(edits[0].local(), edits[1].local(), names, evaluation.bootstrap) if edits else Edited()
     card = msgspec.json.decode((scorer.local() / "config.json").read_bytes())
     data = ReportData(
         title=f"{arm} on {name}",
@@ -182,6 +238,8 @@ def report(
         attribution=EMOJI_CREDIT,
         before="base",
         after=arm,
+        edits=edited.measures,
+        edit_grid=edited.grid,
     )
     (ctx.output / "report.html").write_text(render_report(data), encoding="utf-8")
     (ctx.output / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary(data)), indent=1))

@@ -139,6 +139,23 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class EditConfig:
+    """MiniEdit before and after, for families that edit; others leave it out.
+
+    Attributes:
+        count: held-out edits; 0 switches it off.
+        bootstrap: resamples over edits for the 95 % intervals.
+        seed: seed of the noise; the same before and after.
+        sampling: sampler settings.
+    """
+
+    count: int = 200
+    bootstrap: int = 2000
+    seed: int = 1234
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True)
 class GateConfig:
     """Least values the base must reach before RecA starts; 0 switches a gate off.
 
@@ -166,6 +183,7 @@ class RecaRecipe:
         training: objective and optimizer.
         evaluation: scores before and after.
         gates: what the base must reach first.
+        edits: edits before and after, where the family edits.
     """
 
     name: str
@@ -174,6 +192,7 @@ class RecaRecipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gates: GateConfig = field(default_factory=GateConfig)
+    edits: EditConfig = field(default_factory=EditConfig)
 
 
 @dataclass(frozen=True)
@@ -235,6 +254,7 @@ RANGES: dict[type, dict[str, str]] = {
         "reconstructions": _COUNT,
         "bootstrap": _COUNT,
     },
+    EditConfig: {"count": _NOT_NEGATIVE, "bootstrap": _COUNT},
     GateConfig: dict.fromkeys(("single_object", "colors", "understanding", "class_recall"), _SHARE),
     ExecutionConfig: {
         "workers": _COUNT,

@@ -132,12 +132,13 @@ def recall(scene: Scene, found: Sequence[Detection]) -> dict[str, float]:
     hits = {
         "class": (names & Counter(d.name for d in seen)).total(),
         "color": (colored & Counter(f"{d.color} {d.name}" for d in seen)).total(),
-        "place": sum(any(_at_place(o, d) for d in seen) for o in scene.objects),
+        "place": sum(any(at_place(o, d) for d in seen) for o in scene.objects),
     }
     return {measure: hits[measure] / len(scene.objects) for measure in MEASURES}
 
 
-def _at_place(item: SceneObject, seen: Detection) -> bool:
+def at_place(item: SceneObject, seen: Detection) -> bool:
+    """Whether a detection is of the object's class and nearer to its place than to the next one on the lattice."""
     x, y = (seen.box[0] + seen.box[2]) / 2, (seen.box[1] + seen.box[3]) / 2
     distance = max(abs(x - item.x - CELL / 2), abs(y - item.y - CELL / 2))
     return seen.name == item.name and distance < PLACE_TOLERANCE

@@ -107,6 +107,39 @@ def test_attribution_stands_under_every_grid(page: str, report_data: ReportData)
     assert all(report_data.attribution in grid for grid in grids)
 
 
+def test_edits_are_shown_where_there_are_some(page: str, report_data: ReportData) -> None:
+    assert 'id="editing"' not in page
+    plain = summary(report_data)
+    assert "edits" not in plain
+    assert "edits" not in plain["findings"]
+    picture = Picture(png(np.zeros((4, 4, 3), dtype=np.uint8)))
+    cells = (
+        picture,
+        replace(picture, passed=False, note="the dog is still there"),
+        replace(picture, passed=True),
+        picture,
+    )
+    edited = replace(
+        report_data,
+        edits=(Measure("success", 200, 0.2, 0.5, difference=Difference(0.3, 0.2, 0.4)), Measure("done", 200, 0.3, 0.6)),
+        edit_grid=PictureGrid(
+            ("source", "base", "RecA", "wanted"), (GridRow("remove the dog", cells),), "First edits."
+        ),
+    )
+    (section,) = re.findall(r'<section id="editing".*?</section>', render_report(edited), re.DOTALL)
+    assert typed("Editing (success) rose: 0.200 → 0.500, +0.300") in typed(section)
+    assert section.count("<img") == 4
+    assert "the dog is still there" in section
+    assert report_data.attribution in section
+    plain = summary(edited)
+    assert [row["name"] for row in plain["edits"]] == ["success", "done"]
+    assert "edit_grid" not in plain
+    with pytest.raises(ReportError, match="grid row 'remove the dog' has 3 pictures for 4 columns"):
+        render_report(
+            replace(edited, edit_grid=replace(edited.edit_grid, rows=(GridRow("remove the dog", cells[:3]),)))
+        )
+
+
 @pytest.mark.parametrize(
     ("before", "after", "low", "high", "words"),
     [

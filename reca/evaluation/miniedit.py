@@ -1,0 +1,238 @@
+"""MiniEdit: edits of held-out pictures of the built-in world, judged by the MiniGenEval scorer.
+
+A model gets a picture and an instruction; the scorer reads what it drew. Asked: was the instruction carried out
+(`done`), are all other objects still there (`kept`), and both without anything else appearing (`success`, the
+headline). The picture handed back as it came has done 0 and kept 1; a blank has done 1 for removals only and kept 0.
+MiniEdit is this project's own, on its own emoji scenes; it is neither ImgEdit nor GEdit.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from reca.config import EditConfig, SamplingConfig
+from reca.data.edits import KINDS, Edit, edit_at
+from reca.data.scenes import SceneObject, render
+from reca.evaluation.geneval import Detection
+from reca.evaluation.minigeneval.prompts import image_seed
+from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
+from reca.evaluation.pictures import fitted, png
+from reca.evaluation.reconstruction import at_place
+from reca.evaluation.statistics import Estimate, differences, estimates
+from reca.models.base import Editor, UnifiedModel
+
+RESULT, RECORDS, IMAGES = "miniedit.json", "miniedit.jsonl", "miniedit.parquet"
+
+BENCHMARK = "MiniEdit 1"
+"""Name and edition."""
+
+HELD_OUT, HELD_OUT_SEED = "held-out-edits", 0
+"""Stream of the edits that are scored; no training set draws from it."""
+
+MEASURES = ("success", "done", "kept")
+
+
+class MiniEditError(ValueError):
+    """A result that cannot be read or compared, or a model that edits no pictures."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One edit: what was asked, what was seen, what was decided and why.
+
+    Attributes:
+        index: number of the held-out edit.
+        kind: `color`, `remove` or `replace`.
+        instruction: as given to the model.
+        seed: seed of the noise.
+        changed: object that is to change: class, colour, left and top edge of the cell.
+        wanted: the same object afterwards; None when it is to go.
+        others: objects that are to stay.
+        detections: what the scorer saw, best first.
+        scores: by measure: `done` and `success` 0 or 1, `kept` the share of `others`; absent where there are none.
+        reasons: why not.
+    """
+
+    index: int
+    kind: str
+    instruction: str
+    seed: int
+    changed: SceneObject
+    wanted: SceneObject | None
+    others: tuple[SceneObject, ...]
+    detections: tuple[Detection, ...]
+    scores: dict[str, float]
+    reasons: tuple[str, ...]
+
+
+class MiniEditResult(msgspec.Struct, frozen=True):
+    """Scores of one model; everything but the settings can be recomputed from the records.
+
+    Attributes:
+        benchmark: name and edition.
+        scores: by measure: `overall` (mean of the kinds) and each kind, 0 to 1, with 95 % intervals over edits.
+        objects_per_picture: mean number of detected objects.
+        scorer: digest of the scorer's weights.
+        seed: seed of the noise.
+        sampling: sampler settings.
+        records: one for each edit.
+    """
+
+    benchmark: str
+    scores: dict[str, dict[str, Estimate]]
+    objects_per_picture: float
+    scorer: str
+    seed: int
+    sampling: SamplingConfig
+    records: tuple[Record, ...]
+
+
+def held_out_edits(count: int) -> list[Edit]:
+    """The first `count` held-out edits."""
+    return [edit_at(HELD_OUT, HELD_OUT_SEED, index) for index in range(count)]
+
+
+def evaluate(
+    model: UnifiedModel, scorer: Scorer, config: EditConfig, batch_size: int = 50
+) -> tuple[MiniEditResult, Tensor]:
+    """Score a model.
+
+    Args:
+        model: of a family that edits; it is put into evaluation mode.
+        scorer: reads the results.
+        config: number of edits, noise seed, sampler settings, resamples.
+        batch_size: pictures edited at once; each depends on its own source, instruction and seed only.
+
+    Returns:
+        The result, and the edited pictures: uint8 [N, 3, S, S], in the order of the edits.
+
+    Raises:
+        MiniEditError: the model edits no pictures.
+    """
+    if not isinstance(model, Editor):
+        raise MiniEditError(f"{type(model).__name__} edits no pictures; take a family that does")
+    edits = held_out_edits(config.count)
+    seeds = [image_seed(config.seed, "edit", str(index)) for index in range(len(edits))]
+    sources = fitted([render(edit.source) for edit in edits], model.geometry.size)
+    device = next(model.parameters()).device
+    model.eval()
+    drawn: list[Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(edits), batch_size):
+            part = slice(start, start + batch_size)
+            words = [edit.instruction for edit in edits[part]]
+            drawn.append(model.edit(sources[part].to(device), words, seeds[part], config.sampling).cpu())
+    images = torch.cat(drawn)
+    records = [
+        judge(index, edit, seed, seen)
+        for index, (edit, seed, seen) in enumerate(zip(edits, seeds, scorer.detect(images), strict=True))
+    ]
+    return summarize(records, config, scorer.digest), images
+
+
+def judge(index: int, edit: Edit, seed: int, detections: Sequence[Detection]) -> Record:
+    """Decide about one edit by the detections above MiniGenEval's threshold."""
+    seen = [d for d in detections if d.score > OPTIONS.threshold]
+    others = tuple(item for item in edit.source.objects if item is not edit.changed)
+    undone = _not_done(edit, seen)
+    lost = [item for item in others if not any(_is(item, d) for d in seen)]
+    reasons = ([undone] if undone else []) + [f"the {item.color} {item.name} was not kept" for item in lost]
+    extra = len(seen) - len(edit.target.objects)
+    if extra > 0 and not reasons:
+        reasons.append(f"{extra} more than the {len(edit.target.objects)} objects that belong there")
+    return Record(
+        index=index,
+        kind=edit.kind,
+        instruction=edit.instruction,
+        seed=seed,
+        changed=edit.changed,
+        wanted=edit.wanted,
+        others=others,
+        detections=tuple(detections),
+        scores={
+            "success": float(not reasons),
+            "done": float(not undone),
+            **({"kept": 1 - len(lost) / len(others)} if others else {}),
+        },
+        reasons=tuple(reasons),
+    )
+
+
+def _not_done(edit: Edit, seen: Sequence[Detection]) -> str:
+    """Why the instruction was not carried out; empty when it was. The changed object's class is unique in its scene."""
+    before, after = edit.changed, edit.wanted
+    if after is not None and not any(_is(after, d) for d in seen):
+        return f"no {after.color} {after.name} where the {before.color} {before.name} was"
+    if (after is None or after.name != before.name) and any(d.name == before.name for d in seen):
+        return f"the {before.name} is still there"
+    return ""
+
+
+def _is(item: SceneObject, seen: Detection) -> bool:
+    return at_place(item, seen) and seen.color == item.color
+
+
+def summarize(records: Sequence[Record], config: EditConfig, scorer: str) -> MiniEditResult:
+    """Totals and intervals from the records alone."""
+    return MiniEditResult(
+        benchmark=BENCHMARK,
+        scores={measure: estimates(by_kind(records, measure), config.bootstrap) for measure in MEASURES},
+        objects_per_picture=objects_per_picture([r.detections for r in records]),
+        scorer=scorer,
+        seed=config.seed,
+        sampling=config.sampling,
+        records=tuple(records),
+    )
+
+
+def by_kind(records: Sequence[Record], measure: str) -> dict[str, list[float]]:
+    """One value for each edit that has one, by kind."""
+    values = {kind: [r.scores[measure] for r in records if r.kind == kind and measure in r.scores] for kind in KINDS}
+    return {kind: column for kind, column in values.items() if column}
+
+
+def compare(before: MiniEditResult, after: MiniEditResult, resamples: int = 2000) -> dict[str, dict[str, Estimate]]:
+    """Paired differences after - before, by measure, `overall` and kinds.
+
+    Raises:
+        MiniEditError: when edits, noise, scorer or edition differ.
+    """
+    for name in ("benchmark", "scorer", "seed"):
+        pair = getattr(before, name), getattr(after, name)
+        if pair[0] != pair[1]:
+            raise MiniEditError(f"results differ in {name}: {pair[0]} and {pair[1]}; score both models alike")
+    if [(r.instruction, r.others) for r in before.records] != [(r.instruction, r.others) for r in after.records]:
+        raise MiniEditError("results hold other edits; score both models with one EditConfig")
+    return {m: differences(by_kind(before.records, m), by_kind(after.records, m), resamples) for m in MEASURES}
+
+
+def save(result: MiniEditResult, images: Tensor, folder: Path) -> None:
+    """Write totals (JSON), records (JSON lines) and pictures (parquet: source, edited and wanted as PNG bytes)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    totals = msgspec.structs.replace(result, records=())
+    (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(totals), indent=1))
+    (folder / RECORDS).write_bytes(msgspec.json.Encoder().encode_lines(result.records))
+    edits = held_out_edits(len(images))
+    sides = {
+        name: [png(picture) for picture in fitted([render(getattr(edit, name)) for edit in edits], images.shape[-1])]
+        for name in ("source", "target")
+    }
+    pq.write_table(pa.table({**sides, "edited": [png(picture) for picture in images]}), folder / IMAGES)
+
+
+def load(folder: Path) -> MiniEditResult:
+    """Read a result with its records.
+
+    Raises:
+        MiniEditError: naming the folder, when a file is missing or malformed.
+    """
+    try:
+        totals = msgspec.json.decode((folder / RESULT).read_bytes(), type=MiniEditResult)
+        records = msgspec.json.Decoder(Record).decode_lines((folder / RECORDS).read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise MiniEditError(f"no readable MiniEdit result in {folder}: {error}; evaluate again") from error
+    return msgspec.structs.replace(totals, records=tuple(records))
