@@ -138,7 +138,7 @@ def tiny_showo() -> PretrainRecipe:
 
 
 def tiny_janus() -> PretrainRecipe:
-    """The shipped base `checkpoints/tiny_janus`: Janus-Pro, next-token VQ codes. It draws colours at chance (no gate).
+    """The shipped base `checkpoints/tiny_janus`: Janus-Pro, next-token VQ codes.
 
     Command: `python pipelines/pretrain.py run --recipe tiny_janus`. Hardware: one CPU core is used at a time. Cost and
     expected scores: see the model card.
@@ -147,11 +147,10 @@ def tiny_janus() -> PretrainRecipe:
         name="tiny_janus",
         family="janus",
         tokenizer=TokenizerRecipe(updates=1000, batch_size=16, commit=0.25, entropy=0.0),
-        base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000, rates=CaptionRates(color=0.1)),
+        base=BaseRecipe(updates=6000, rates=CaptionRates(color=0.3)),
         evaluation=EvaluationConfig(
             prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)
         ),
-        gates=GateConfig(colors=0.0),
     )
 
 

@@ -32,8 +32,8 @@ def tiny_janus() -> RecaRecipe:
     """The shipped tiny Janus-Pro (next-token codes) on the same scenes, scored before and after.
 
     Command: `python pipelines/reca.py run --recipe tiny_janus`. Hardware: 2 CPU cores. Cost: at most 12 minutes. Board
-    world, as `tiny_showo`. The 16 steps are the 16 codes of a picture, drawn one after another. No gate on colours: the
-    base draws them at chance. Expected scores: docs/results.md.
+    world, as `tiny_showo`. The 16 steps are the 16 codes of a picture, drawn one after another. Expected scores:
+    docs/results.md.
     """
     return RecaRecipe(
         name="tiny_janus",
@@ -42,7 +42,6 @@ def tiny_janus() -> RecaRecipe:
         evaluation=EvaluationConfig(
             prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16, temperature=0.7)
         ),
-        gates=GateConfig(colors=0.0),
     )
 
 
