@@ -22,8 +22,8 @@ STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")
 SHOWN = 8
 """Problems spelled out in one error message."""
 
-BLOCK = 2**22
-"""Numbers that are checked and copied at once: whatever a tensor's size, that takes at most 16 MB beside the file."""
+BLOCK = 2**20
+"""Numbers that are checked and copied at once: whatever a tensor's size, that takes a few MB beside the file."""
 
 Types = Mapping[str, torch.dtype]
 NO_TYPES: Types = MappingProxyType({})

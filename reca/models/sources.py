@@ -62,7 +62,7 @@ def hub_name(place: str) -> tuple[str, str] | None:
 
 
 def snapshot(repository: str, revision: str = "") -> HubSnapshot:
-    """Pin a repository to the commit that a branch, tag or short commit means now.
+    """Pin a repository to the commit that a branch or tag means now.
 
     The hub is asked; where it does not answer, the hub's cache on this machine is. A whole commit needs neither.
 
@@ -71,23 +71,21 @@ def snapshot(repository: str, revision: str = "") -> HubSnapshot:
     """
     if _COMMIT.fullmatch(revision):
         return HubSnapshot(repository, revision)
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     place = f"{repository}@{revision}" if revision else repository
     try:
-        return HubSnapshot(repository, str(HfApi().model_info(repository, revision=revision or None).sha))
+        # The smallest file: what is wanted is the commit in the folder's name, which the cache then remembers.
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns="config.json")
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise CheckpointError(
             f"{place}: neither a folder here nor a repository or revision of the hub; check the spelling, or log in "
             "(`hf auth login`) if it is private"
         ) from error
-    except Exception as error:  # noqa: BLE001 - no answer; http errors have no common class
-        try:
-            cached = snapshot_download(repository, revision=revision or None, local_files_only=True)
-        except Exception:  # noqa: BLE001 - what counts is why the hub did not answer
-            raise _unreachable(place, error) from error
-        return HubSnapshot(repository, Path(cached).name)
+    except Exception as error:  # errors of http, of the hub and of the disk have no common class
+        raise _unreachable(place, error) from error
+    return HubSnapshot(repository, Path(folder).name)
 
 
 def local_checkpoint(place: str) -> Path:

@@ -180,7 +180,7 @@ def test_bad_weights_are_named_with_a_fitting_hint(broken: Callable[[str], Path]
         ({**weights, "extra.weight": torch.ones(1)}, "not part of this model.*config.json belong together"),
     ):
         save_file(changed, path)
-        with pytest.raises(CheckpointError, match=rf"{path.name}: \S+: {message}"):
+        with pytest.raises(CheckpointError, match=rf"{path.name}: .*{message}"):
             family_class(family).load(path.parent)
     save_file({key: value for key, value in weights.items() if key != name}, path)
     with pytest.raises(CheckpointError, match=f"{name}: missing"):
