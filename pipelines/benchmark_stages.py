@@ -10,6 +10,7 @@ from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Drawn, Judg
 from pipelines.dsl import External, Resources, StageContext, stage
 from pipelines.stages import encoders, load_artifact
 from reca.evaluation.run_config import DrawingConfig, JudgeConfig, Reading
+from reca.models.sources import local_checkpoint
 
 if TYPE_CHECKING:
     from reca.evaluation.answering import Examinee
@@ -319,8 +320,10 @@ def load_geneval_judge(
 
 
 def local_place(weights: External | str) -> str:
-    """A local folder, or the hub id as it is."""
-    return weights if isinstance(weights, str) else str(weights.local())
+    """A local folder; a hub id without revision as it is."""
+    if not isinstance(weights, str):
+        return str(weights.local())
+    return str(local_checkpoint(weights)) if "@" in weights else weights
 
 
 def shown(weights: External | str) -> str:

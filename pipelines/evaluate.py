@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Judged, Totalled
 from pipelines.benchmark_choices import BENCHMARKS, Side, chosen
 from pipelines.benchmark_stages import compare, report, total
-from pipelines.dsl import External, main, pipeline
-from pipelines.stages import load_checkpoint
+from pipelines.dsl import SettingsError, main, pipeline
+from pipelines.stages import checkpoint_at, load_checkpoint
 from reca.evaluation.run_config import BenchmarkRecipe, JudgingExecution
+from reca.models import unknown_family
 
 
 @pipeline
@@ -51,9 +52,20 @@ def sides_of(recipe: BenchmarkRecipe, several: bool) -> list[Side]:
     for label, place in zip(labels_of(places), places, strict=True):
         model = None
         if not recipe.images:
-            model = load_checkpoint.named(f"load {label}")(External(place), recipe.model.family)
+            model = load_checkpoint.named(f"load {label}")(checkpoint_at(place), recipe.model.family)
         sides.append(Side(label, model, recipe.images and place, several))
     return sides
+
+
+def check(recipe: BenchmarkRecipe, execution: JudgingExecution) -> None:
+    """Refuse a family that there is not, before anything starts.
+
+    Raises:
+        SettingsError: naming the families there are.
+    """
+    del execution
+    if not recipe.images and (problem := unknown_family(recipe.model.family)):
+        raise SettingsError(problem)
 
 
 def labels_of(places: Sequence[str]) -> list[str]:
@@ -102,4 +114,4 @@ def set_words(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution()))
+    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution(), check))

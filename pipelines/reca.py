@@ -15,6 +15,7 @@ from pipelines.artifacts import Checkpoint, Gates, ImageShards, Report, Scores, 
 from pipelines.dsl import External, main, pipeline
 from pipelines.recipes import RECIPES, check
 from pipelines.stages import (
+    checkpoint_at,
     encode,
     evaluate,
     gate,
@@ -50,7 +51,7 @@ def fit(recipe: RecaRecipe) -> Fitted:
     """
     training, evaluation = recipe.training, recipe.evaluation
     captions = training.arm == "sft" or training.lambda_t2i > 0
-    model = load_checkpoint(External(recipe.model.checkpoint), recipe.model.family)
+    model = load_checkpoint(checkpoint_at(recipe.model.checkpoint), recipe.model.family)
     scorer = External(evaluation.scorer)
     data = recipe.data
     images_only = replace(data, source="", instruction_source="", instructions=0)

@@ -16,6 +16,7 @@ from reca.config import (
     TrainingConfig,
     out_of_range,
 )
+from reca.models import unknown_family
 from reca.objectives import task_weights
 
 
@@ -84,6 +85,8 @@ def check(recipe: RecaRecipe, execution: ExecutionConfig) -> None:
 
 def _contradictions(recipe: RecaRecipe, execution: ExecutionConfig) -> Iterator[str]:
     data, training = recipe.data, recipe.training
+    if problem := unknown_family(recipe.model.family):
+        yield problem
     try:
         task_weights(training)
     except ValueError as error:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines.artifacts import Checkpoint, EditScores, EncodedImages, Gates, ImageShards, Report, Scores, Trained
-from pipelines.dsl import External, Resources, StageContext, stage
+from pipelines.dsl import External, Resources, SettingsError, StageContext, stage
 from reca.config import BUILT_IN, DataConfig, EditConfig, EvaluationConfig, ExecutionConfig, GateConfig, TrainingConfig
+from reca.models.errors import CheckpointError
+from reca.models.sources import HubSnapshot, hub_name, snapshot
 
 if TYPE_CHECKING:
     from reca.models.base import UnifiedModel
@@ -40,7 +42,7 @@ def prepare(ctx: StageContext, source: External | str, data: DataConfig, kind: K
 
 
 @stage()
-def load_checkpoint(ctx: StageContext, source: External, family: str) -> Checkpoint:
+def load_checkpoint(ctx: StageContext, source: External | HubSnapshot, family: str) -> Checkpoint:
     """Check a published checkpoint key by key and keep a copy: the run no longer depends on where it came from."""
     folder = source.local()
     model = load_model(family, folder)
@@ -293,6 +295,20 @@ def notes(checkpoint: Path, training: TrainingConfig) -> tuple[str, ...]:
     elif training.lambda_t2i > 0:
         lines.append(f"Caption replay is on (weight {training.lambda_t2i:g}); the paper uses none.")
     return tuple(lines)
+
+
+def checkpoint_at(place: str) -> Any:
+    """A checkpoint to start from. A folder or URL has its content as identity, a hub id its commit: it is looked up now
+    where no whole commit is given, so that a key means the same weights for ever.
+
+    Raises:
+        SettingsError: the hub has no such repository or revision, or cannot be asked.
+    """
+    try:
+        name = hub_name(place)
+        return snapshot(*name) if name else External(place)
+    except CheckpointError as error:
+        raise SettingsError(f"checkpoint {error}") from error
 
 
 def source_of(uri: str) -> Any:

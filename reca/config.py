@@ -49,7 +49,7 @@ class ModelConfig:
 
     Attributes:
         family: name of a room under `reca/models`, such as `showo`.
-        checkpoint: folder (path or fsspec URI) in the family's published layout.
+        checkpoint: the family's published layout in a folder, at an fsspec URL, or on the hub (`ORG/NAME@REVISION`).
     """
 
     family: str = "showo"

@@ -21,15 +21,24 @@ EDITORS = frozenset({"bagel"})
 """Families that edit pictures: their classes are `reca.models.base.Editor`s too. Known without importing torch."""
 
 
+def unknown_family(name: str) -> str | None:
+    """What is wrong with the name of a family, and the nearest one; None if it is one. `module:Class` is not imported
+    for it.
+    """
+    if ":" in name or name in FAMILIES:
+        return None
+    nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
+    return f"model.family={name!r} is unknown; nearest: {nearest!r} (of {', '.join(FAMILIES)})"
+
+
 def family_class(name: str) -> "type[UnifiedModel]":
     """Import the class of a family: a name of `FAMILIES`, or `module:Class` of a package of your own.
 
     Raises:
         ValueError: unknown family; the message names the nearest one.
     """
-    if ":" not in name and name not in FAMILIES:
-        nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"model.family={name!r} is unknown; nearest: {nearest!r} (of {', '.join(FAMILIES)})")
+    if problem := unknown_family(name):
+        raise ValueError(problem)
     if name in FAMILIES:
         return getattr(importlib.import_module(f"reca.models.{name}.model"), FAMILIES[name])
     return pkgutil.resolve_name(name)

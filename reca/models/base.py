@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -79,6 +80,9 @@ class UnifiedModel(nn.Module, ABC):
     """One network that both understands and draws images."""
 
     family: ClassVar[str]
+
+    stored: Mapping[str, torch.dtype] = MappingProxyType({})
+    """Type of each tensor in the files that `load` read, by published name."""
 
     @property
     @abstractmethod
@@ -152,16 +156,25 @@ class UnifiedModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Read a checkpoint in the published layout.
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
+        """Read a checkpoint in the published layout, tensor by tensor, straight to a device.
+
+        Args:
+            folder: local folder; `reca.models.sources.local_checkpoint` gets one from a URL or a hub id.
+            device: where the model is held.
+            dtype: type in which its parameters are held. float32 is what training needs. With another one call the
+                model under `torch.autocast`: pictures and noise stay float32.
 
         Raises:
-            CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
+            CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite, or
+                naming the family that the folder belongs to.
         """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write a checkpoint in the published layout (safetensors), frozen parts included."""
+        """Write a checkpoint in the published layout (safetensors), frozen parts included. Each tensor has the type it
+        was stored in, if that keeps its very value, else float32: what was not trained comes out bit for bit.
+        """
 
 
 class Editor(ABC):

@@ -2,13 +2,17 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
 
 from reca.models.errors import CheckpointError
 
@@ -17,6 +21,31 @@ STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")
 
 SHOWN = 8
 """Problems spelled out in one error message."""
+
+BLOCK = 2**20
+"""Numbers that are checked and copied at once: whatever a tensor's size, that takes a few MB beside the file."""
+
+Types = Mapping[str, torch.dtype]
+NO_TYPES: Types = MappingProxyType({})
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def built(build: Callable[[], Network], device: torch.device | str, dtype: torch.dtype) -> Network:
+    """Build a module to be filled by `load_strict`: on the device from the start, its initial values never computed.
+
+    Args:
+        build: makes the module.
+        device: where its tensors lie.
+        dtype: type of the floating-point parameters. Buffers (rotary frequencies, code tables) keep their own. A device
+            holds the float32 module for a moment; a CPU does not, because no page of it is touched.
+    """
+    with torch.device(device), no_init_weights():
+        network = build()
+    for parameter in network.parameters():
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = torch.empty_like(parameter, dtype=dtype)
+    return network
 
 
 def find_weights(folder: Path) -> Path:
@@ -35,6 +64,8 @@ def find_weights(folder: Path) -> Path:
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a weight file (`.safetensors`, or a pickle of tensors only) or of the shards of an index.
+
+    Tensors are views of the mapped file: copy them before the file changes, and hold few at a time.
 
     Raises:
         CheckpointError: the file is missing or broken, or is a pickle that wants to run code.
@@ -69,7 +100,7 @@ def stored_names(path: Path) -> frozenset[str]:
 
 def load_strict(
     wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str | None] = lambda name: name
-) -> None:
+) -> dict[str, torch.dtype]:
     """Copy a weight file into existing tensors, in their own data types, one tensor at a time.
 
     Args:
@@ -77,64 +108,90 @@ def load_strict(
         path: weight file or index.
         rename: name in `wanted` of a name in the file; None for a tensor that is not wanted.
 
+    Returns:
+        The type that each entry of `wanted` has in the file.
+
     Raises:
         CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite. Some
             tensors are then filled already, so the module must not be used.
     """
     problems: list[str] = []
-    seen: set[str] = set()
+    seen: dict[str, torch.dtype] = {}
+    damaged = 0
     for stored, tensor in read_tensors(path):
         name = rename(stored)
         if name is None:
             continue
-        problem = _problem(tensor, wanted.get(name))
-        if problem is None:
-            wanted[name].copy_(tensor)
-        else:
+        problem = _misfit(tensor, wanted.get(name))
+        if problem is None and (broken := _copy(tensor, wanted[name])):
+            damaged += 1
+            problem = f"{broken} values are NaN or infinite"
+        if problem:
             problems.append(f"{stored}: {problem}")
-        seen.add(name)
+        seen[name] = tensor.dtype
     problems += [f"{name}: missing" for name in wanted if name not in seen]
     if problems:
         shown = "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
-        raise CheckpointError(f"{path}: {shown}. Check that weights and config.json belong together")
+        hint = "Check that weights and config.json belong together"
+        if damaged == len(problems):
+            hint = "The file is damaged, or the training behind it diverged: take another copy or an earlier checkpoint"
+        raise CheckpointError(f"{path}: {shown}. {hint}")
+    return seen
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write safetensors; floating-point tensors are stored as `dtype` when one is given."""
-    stored = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
-        for name, tensor in tensors.items()
+def storage_types(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, stored: Types) -> dict[str, torch.dtype]:
+    """Type in which each tensor is written.
+
+    Args:
+        tensors: what is written.
+        dtype: type of all floating-point tensors. None keeps what came in: each tensor has the type it had in the
+            file, if that keeps its very value (always where nothing was trained), else its own.
+        stored: types in the files that the tensors came from, as `load_strict` gave them.
+    """
+    if dtype is not None:
+        return {name: dtype if value.is_floating_point() else value.dtype for name, value in tensors.items()}
+    return {
+        name: stored[name] if name in stored and _fits(value, stored[name]) else value.dtype
+        for name, value in tensors.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(stored, path, metadata={"format": "pt"})
+
+
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None, stored: Types = NO_TYPES
+) -> None:
+    """Write safetensors in the types that `storage_types` says."""
+    _write(tensors, path, storage_types(tensors, dtype, stored))
 
 
 def write_sharded(
-    tensors: Mapping[str, Tensor], folder: Path, dtype: torch.dtype | None = None, shard_bytes: int = 5_000_000_000
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = 5_000_000_000,
+    stored: Types = NO_TYPES,
 ) -> None:
     """Write `model.safetensors`, or in the hub's way numbered shards and their index where that would be too large.
 
     Args:
         tensors: what to write, in this order.
         folder: where.
-        dtype: floating-point tensors are stored so, when given.
+        dtype: see `storage_types`.
         shard_bytes: a shard ends before it would exceed this (default of transformers: 5 GB).
+        stored: see `storage_types`.
     """
-    sizes = {
-        name: tensor.numel() * (dtype if dtype and tensor.is_floating_point() else tensor.dtype).itemsize
-        for name, tensor in tensors.items()
-    }
+    types = storage_types(tensors, dtype, stored)
+    sizes = {name: tensor.numel() * types[name].itemsize for name, tensor in tensors.items()}
     shards: list[list[str]] = [[]]
     for name, size in sizes.items():
         if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > shard_bytes:
             shards.append([])
         shards[-1].append(name)
     if len(shards) == 1:
-        write_tensors(tensors, folder / "model.safetensors", dtype)
+        _write(tensors, folder / "model.safetensors", types)
         return
     files = {f"model-{number:05}-of-{len(shards):05}.safetensors": names for number, names in enumerate(shards, 1)}
     for file, names in files.items():
-        write_tensors({name: tensors[name] for name in names}, folder / file, dtype)
+        _write({name: tensors[name] for name in names}, folder / file, types)
     index = {
         "metadata": {"total_size": sum(sizes.values())},
         "weight_map": {name: file for file, names in files.items() for name in names},
@@ -142,13 +199,41 @@ def write_sharded(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def _problem(found: Tensor, expected: Tensor | None) -> str | None:
+def _write(tensors: Mapping[str, Tensor], path: Path, types: Types) -> None:
+    content = {name: value.detach().to("cpu", types[name]).contiguous() for name, value in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(content, path, metadata={"format": "pt"})
+
+
+def _fits(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the type holds the very value."""
+    return value.dtype == dtype or all(
+        torch.equal(block.to(dtype).to(block.dtype), block) for block in _blocks(value.detach())
+    )
+
+
+def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Views of rows that hold about `BLOCK` numbers each."""
+    if tensor.numel() <= BLOCK:
+        return (tensor,)
+    return tensor.split(max(1, BLOCK * len(tensor) // tensor.numel()))
+
+
+def _copy(found: Tensor, into: Tensor) -> int:
+    """Copy block by block. Returns how many values are not finite."""
+    broken = 0
+    for source, target in zip(_blocks(found), _blocks(into), strict=True):
+        if source.is_floating_point():
+            broken += int((~source.isfinite()).sum())
+        target.copy_(source)
+    return broken
+
+
+def _misfit(found: Tensor, expected: Tensor | None) -> str | None:
     if expected is None:
         return "not part of this model"
     if found.shape != expected.shape:
         return f"shape {list(found.shape)}, expected {list(expected.shape)}"
-    if found.is_floating_point() and not found.isfinite().all():
-        return f"{int((~found.isfinite()).sum())} values are NaN or infinite"
     return None
 
 
@@ -170,7 +255,8 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _read_pickle(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, not read: the old format, which is no archive, cannot be.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(
             f"{path}: not a plain file of tensors: loading it would run code, or it is broken. "

@@ -50,7 +50,9 @@ class WeightlessModel(UnifiedModel):
         return {}
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "WeightlessModel":
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "WeightlessModel":
         return cls()
 
     def save(self, folder: Path) -> None:

@@ -187,7 +187,7 @@ class LoadsAnother(Broken):
     scale = 1.0
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         model = super().load(folder, device)
         model.scale = 2.0
         return model

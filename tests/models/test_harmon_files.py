@@ -56,7 +56,8 @@ def without_head(folder: Path) -> None:
 def wrapped(folder: Path) -> None:
     """Raw training output: the flat pickle inside a `state_dict`."""
     split_release(folder)
-    torch.save({"state_dict": dict(read_tensors(folder / "harmon_x.pth"))}, folder / "harmon_x.pth")
+    weights = {name: value.clone() for name, value in read_tensors(folder / "harmon_x.pth")}
+    torch.save({"state_dict": weights}, folder / "harmon_x.pth")
 
 
 @pytest.mark.parametrize("layout", [None, split_release, shards, without_head, wrapped])

@@ -198,7 +198,7 @@ def test_bfloat16_checkpoints_load_as_float32(tmp_path: Path) -> None:
 
 def test_bad_configurations_are_named(folder: Path) -> None:
     cases: tuple[tuple[str, dict[str, object], str], ...] = (
-        ("config.json", {"family": "harmon"}, "no OpenUni configuration"),
+        ("config.json", {"family": "harmon"}, "family 'harmon', expected 'openuni'"),
         ("config.json", {"colour": 1}, "unknown fields colour"),
         ("config.json", {"queries": "many"}, r"config\.json.*queries"),
         ("config.json", {"image_size": 30}, r"image_size=30 is no multiple of 4"),

@@ -80,7 +80,7 @@ def test_bad_configurations_are_named(folder: Path) -> None:
         ({"colour": 1}, "unknown fields.*colour"),
         ({"image_size": "big"}, "image_size"),
         ({"image_size": 18}, "no multiple"),
-        ({"family": "harmon"}, "no Show-o configuration"),
+        ({"family": "harmon"}, "family 'harmon', expected 'showo'"),
         ({"text_size": 5}, "size and end-of-text"),
     ):
         edit(path, **changes)
@@ -110,7 +110,11 @@ def test_published_configurations_are_read(tmp_path: Path) -> None:
 
 
 def test_clip_names() -> None:
-    assert clip_name("vision_model.post_layernorm.bias") == "post_layernorm.bias"
+    assert (
+        clip_name("vision_model.post_layernorm.bias")
+        == clip_name("post_layernorm.bias")
+        == "vision_model.post_layernorm.bias"
+    )
     assert clip_name("text_model.final_layer_norm.bias") is None
     assert clip_name("vision_model.embeddings.position_ids") is None
 

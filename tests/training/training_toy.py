@@ -83,7 +83,7 @@ class ToyModel(UnifiedModel):
         return {name: p for name, p in self.named_parameters() if not name.startswith("tower.")}
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         model = cls(float((folder / "dropout.txt").read_text()))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.to(device)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
-from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
 from reca.models.bagel import files, flow
@@ -31,7 +30,8 @@ from reca.models.bagel.tokenizer import marks_of
 from reca.models.bagel.vae import Vae
 from reca.models.bagel.vision import from_patches, to_patches
 from reca.models.base import Batch, Draws, Editor, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import load_strict, write_tensors
+from reca.models.checkpoint import built, load_strict, write_tensors
+from reca.models.detection import refuse_other_family
 from reca.models.words import load_tokenizer
 
 
@@ -315,25 +315,28 @@ class BagelModel(UnifiedModel, Editor):
     # Files
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Read a checkpoint as float32: configurations, `ema.safetensors`, `ae.safetensors`, tokenizer.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
         """
+        refuse_other_family(folder, cls.family)
         config, tokenizer = read_config(folder), load_tokenizer(folder)
-        with no_init_weights(), torch.device(device):
-            model = cls(config, tokenizer, folder / "tokenizer.json")
-        load_strict(files.network_tensors(model.network), files.find_network(folder))
-        load_strict(files.autoencoder_tensors(model.vae.autoencoder), folder / files.AUTOENCODER)
+        model = built(lambda: cls(config, tokenizer, folder / "tokenizer.json"), device, dtype)
+        model.stored = {
+            **load_strict(files.network_tensors(model.network), files.find_network(folder)),
+            **load_strict(files.autoencoder_tensors(model.vae.autoencoder), folder / files.AUTOENCODER),
+        }
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint in the published layout; the network as `dtype` if one is given (released: bfloat16)."""
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
-        write_tensors(files.network_tensors(self.network), folder / files.NETWORK, dtype)
-        write_tensors(files.autoencoder_tensors(self.vae.autoencoder), folder / files.AUTOENCODER)
+        write_tensors(files.network_tensors(self.network), folder / files.NETWORK, dtype, self.stored)
+        autoencoder = files.autoencoder_tensors(self.vae.autoencoder)
+        write_tensors(autoencoder, folder / files.AUTOENCODER, stored=self.stored)
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

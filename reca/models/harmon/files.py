@@ -11,7 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from reca.models.checkpoint import find_weights, load_strict, write_tensors
+from reca.models.checkpoint import Types, find_weights, load_strict, stored_names, write_tensors
 from reca.models.errors import CheckpointError
 from reca.models.harmon.autoencoder import published_state
 from reca.models.harmon.network import HarmonNetwork
@@ -19,13 +19,18 @@ from reca.models.harmon.network import HarmonNetwork
 HEAD = "llm.lm_head.weight"
 """The output matrix: the input embeddings under another name."""
 
+EMBEDDINGS = "llm.model.embed_tokens.weight"
+
 VAE = "vae."
 VAE_FILE = "kl16.ckpt"
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
-def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path) -> None:
+def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path) -> dict[str, torch.dtype]:
     """Fill network and autoencoder from a checkpoint folder. A tied output matrix need not be there.
+
+    Returns:
+        Types in the files, by the names that `write_weights` uses.
 
     Raises:
         CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
@@ -34,28 +39,40 @@ def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Pat
     path, vae_path = weight_file(folder), folder / VAE_FILE
     images = published_state(autoencoder)
     if vae_path.is_file():
-        load_strict(wanted, path, lambda name: None if name == HEAD or name.startswith(VAE) else name)
-        load_strict(images, vae_path, lambda name: name if name.startswith(VAE_PARTS) else None)
-        return
+        types = load_strict(wanted, path, lambda name: None if name == HEAD or name.startswith(VAE) else name)
+        vae = load_strict(images, vae_path, lambda name: name if name.startswith(VAE_PARTS) else None)
+        return types | _head_type(path, types) | {f"{VAE}{name}": kind for name, kind in vae.items()}
     wanted |= {f"{VAE}{name}": value for name, value in images.items()}
     try:
-        load_strict(wanted, path, lambda name: None if name == HEAD else name)
+        types = load_strict(wanted, path, lambda name: None if name == HEAD else name)
+        return types | _head_type(path, types)
     except CheckpointError as error:
         if f"{VAE}encoder.conv_in.weight: missing" not in str(error):
             raise
         raise CheckpointError(f"{error}. Weights without {VAE} keys need {VAE_FILE} in the same folder") from error
 
 
-def write_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path, dtype: torch.dtype | None) -> None:
-    """Write `model.safetensors` with all published keys, the tied output matrix included."""
-    state = {**network_state(network), HEAD: network.llm.lm_head.weight.detach().clone()}
+def write_weights(
+    network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path, dtype: torch.dtype | None, stored: Types
+) -> None:
+    """Write `model.safetensors` with all published keys, the tied output matrix included unless the files that the
+    model came from had none.
+    """
+    state = network_state(network)
+    if HEAD in stored or not stored:
+        state[HEAD] = network.llm.lm_head.weight.detach().clone()
     state |= {f"{VAE}{name}": value for name, value in published_state(autoencoder).items()}
-    write_tensors(state, folder / "model.safetensors", dtype)
+    write_tensors(state, folder / "model.safetensors", dtype, stored)
 
 
 def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
     """Weights by published name, without the tied output matrix; memory is shared."""
     return {name: value for name, value in network.state_dict().items() if name != HEAD}
+
+
+def _head_type(path: Path, types: Types) -> dict[str, torch.dtype]:
+    """The output matrix has the type of the input embeddings, if it is stored at all."""
+    return {HEAD: types[EMBEDDINGS]} if HEAD in stored_names(path) else {}
 
 
 def weight_file(folder: Path) -> Path:

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
-from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
+from reca.models.checkpoint import built
+from reca.models.detection import refuse_other_family
 from reca.models.harmon import diffusion
 from reca.models.harmon.autoencoder import build_autoencoder, decode_latents, encode_pixels
 from reca.models.harmon.collation import IGNORED, Collator, padded
@@ -265,28 +266,28 @@ class HarmonModel(UnifiedModel):
     # Files
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Read a checkpoint as float32: `config.json`, tokenizer and weights in one of the layouts of
         `reca.models.harmon.files`.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
         """
+        refuse_other_family(folder, cls.family)
         config = read_config(folder)
         tokenizer = load_tokenizer(folder, config.llm.vocab_size)
-        with no_init_weights():
-            model = cls(config, tokenizer)
-        read_weights(model.network, model.vae, folder)
+        model = built(lambda: cls(config, tokenizer), device, dtype)
+        model.stored = read_weights(model.network, model.vae, folder)
         if torch.device(device).type == "cpu":
             # The fused kernel's backward is slow there: a training step of 64 + 64 tiny pictures takes a fifth longer.
             model.network.llm.set_attn_implementation("eager")
-        return model.to(device).eval()
+        return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint in the published layout; floating-point tensors as `dtype` if one is given."""
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
-        write_weights(self.network, self.vae, folder, dtype)
+        write_weights(self.network, self.vae, folder, dtype, self.stored)
 
 
 def _masked_tokens(draws: Draws) -> int:

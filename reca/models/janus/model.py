@@ -32,12 +32,12 @@ from transformers import (
     LlamaModel,
     PreTrainedTokenizerFast,
 )
-from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
 from reca.models.attention import BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import find_weights, load_strict, stored_names, write_sharded
+from reca.models.checkpoint import built, find_weights, load_strict, storage_types, stored_names, write_sharded
+from reca.models.detection import refuse_other_family
 from reca.models.janus.collation import IGNORED, Collator
 from reca.models.janus.config import Processing, read_config, read_processing, sizes_of, write_processing
 from reca.models.janus.decoding import Prefix, Stream, draw_codes, greedy, seeded_draws, stacked, states
@@ -266,7 +266,7 @@ class JanusProModel(UnifiedModel):
     # Files
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Read a checkpoint in transformers' layout as float32, tensor by tensor, straight to the device.
 
         A stored language head is a matrix of its own; a checkpoint without one uses the input embedding. The published
@@ -276,12 +276,13 @@ class JanusProModel(UnifiedModel):
             CheckpointError: naming file and key, on missing, extra or misshaped keys, values that are not finite,
                 another model's configuration, or a tokenizer that lacks a mark.
         """
+        refuse_other_family(folder, cls.family)
         config, tokenizer, weights = read_config(folder), load_tokenizer(folder), find_weights(folder)
         config.tie_word_embeddings = LANGUAGE_HEAD not in stored_names(weights)
         matching_marks(tokenizer, sizes_of(config, str(folder)), str(folder / "tokenizer.json"))
-        with torch.device(device), no_init_weights():
-            model = cls(config, tokenizer, read_processing(folder))
-        load_strict(model._published(), weights)
+        processing = read_processing(folder)
+        model = built(lambda: cls(config, tokenizer, processing), device, dtype)
+        model.stored = load_strict(model._published(), weights)
         if (folder / "generation_config.json").is_file():
             model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
         return model.eval()
@@ -289,13 +290,15 @@ class JanusProModel(UnifiedModel):
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint in transformers' layout; floating-point tensors as `dtype` if one is given."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.dtype = dtype or torch.float32
+        tensors = self._published()
+        types = {kind for kind in storage_types(tensors, dtype, self.stored).values() if kind.is_floating_point}
+        self.config.dtype = types.pop() if len(types) == 1 else torch.float32
         self.config.architectures = ["JanusForConditionalGeneration"]
         self.config.save_pretrained(str(folder))
         self.janus.generation_config.save_pretrained(str(folder))
         write_processing(self.processing, self.sizes, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
-        write_sharded(self._published(), folder, dtype)
+        write_sharded(tensors, folder, dtype, stored=self.stored)
 
     def _published(self) -> dict[str, Tensor]:
         tied = self.config.tie_word_embeddings

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
-from reca.models.checkpoint import find_weights, load_strict, read_tensors
+from reca.models.checkpoint import find_weights, load_strict, stored_names
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import (
     AutoencoderSizes,
@@ -97,15 +97,18 @@ def read_config(folder: Path) -> OpenUniConfig:
     return _convert({**main, **known}, OpenUniConfig, folder / "config.json")
 
 
-def load_weights(state: Mapping[str, Tensor], folder: Path) -> None:
+def load_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, torch.dtype]:
     """Fill a published state from OpenUni's file and, for what it does not hold, from the parts' folders.
+
+    Returns:
+        Types in the files, by published name.
 
     Raises:
         CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
     """
     path = find_main(folder)
     held = stored_names(path)
-    load_strict({name: value for name, value in state.items() if name in held}, path)
+    types = load_strict({name: value for name, value in state.items() if name in held}, path)
     own = [name for name in state if name not in held and not name.startswith(tuple(f"{part}." for part in PARTS))]
     if own:
         raise CheckpointError(f"{path}: {own[0]}: missing ({len(own)} keys in all) and no base model has it")
@@ -114,7 +117,10 @@ def load_weights(state: Mapping[str, Tensor], folder: Path) -> None:
         missing = {name: value for name, value in state.items() if name.startswith(prefix) and name not in held}
         if missing:
             source = _find_base(folder / part, path, missing)
-            load_strict(missing, source, lambda name, prefix=prefix: None if prefix + name in held else prefix + name)
+            types |= load_strict(
+                missing, source, lambda name, prefix=prefix: None if prefix + name in held else prefix + name
+            )
+    return types
 
 
 def find_main(folder: Path) -> Path:
@@ -131,17 +137,6 @@ def find_main(folder: Path) -> Path:
             return files[0]
         found = f"; found {', '.join(file.name for file in files)}, keep one of them" if files else ", or one .pth file"
         raise CheckpointError(f"{error}{found}") from error
-
-
-def stored_names(path: Path) -> set[str]:
-    """Names of the tensors in a weight file; of safetensors, no tensor is read."""
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return set(file.keys())
-        except Exception as error:  # SafetensorError derives from Exception directly
-            raise CheckpointError(f"{path}: broken safetensors file ({error}); download or copy it again") from error
-    return {name for name, _ in read_tensors(path)}
 
 
 def _find_base(folder: Path, main: Path, missing: Mapping[str, Tensor]) -> Path:

@@ -24,12 +24,12 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipVisionConfig
-from transformers.initialization import no_init_weights
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from reca.config import SamplingConfig
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import write_tensors
+from reca.models.checkpoint import built, write_tensors
+from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import OpenUniConfig
 from reca.models.openuni.files import load_weights, read_config, write_config
@@ -271,12 +271,13 @@ class OpenUniModel(UnifiedModel):
     # Files
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Read a checkpoint as float32 (its layout: `reca.models.openuni.files`), straight to the device.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
         """
+        refuse_other_family(folder, cls.family)
         config, tokenizer = read_config(folder), load_tokenizer(folder / "lmm")
         found = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
         if found != config.image_context_id or len(tokenizer) > config.language.vocab_size:
@@ -284,11 +285,10 @@ class OpenUniModel(UnifiedModel):
                 f"{folder / 'lmm'}: the tokenizer has {len(tokenizer)} ids and {IMAGE_CONTEXT} is {found}; the "
                 f"configuration says {config.language.vocab_size} and image_context_id={config.image_context_id}"
             )
-        with torch.device(device), no_init_weights():
-            model = cls(config, tokenizer)
+        model = built(lambda: cls(config, tokenizer), device, dtype)
         state = model.state_dict()
         published = published_state(state)
-        load_weights(published, folder)
+        model.stored = load_weights(published, folder)
         restore_joined(state, published)
         return model.eval()
 
@@ -296,7 +296,7 @@ class OpenUniModel(UnifiedModel):
         """Write a whole checkpoint under published keys; floating-point tensors as `dtype` if one is given."""
         write_config(self.config, folder)
         self._prompter.tokenizer.save_pretrained(str(folder / "lmm"))
-        write_tensors(published_state(self.state_dict()), folder / "model.safetensors", dtype)
+        write_tensors(published_state(self.state_dict()), folder / "model.safetensors", dtype, self.stored)
 
 
 def _refuse_text(task: Task) -> None:

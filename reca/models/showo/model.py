@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
-from transformers.initialization import no_init_weights
 
 from reca.config import SamplingConfig
 from reca.models.attention import BY_DEVICE, additive
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import find_weights, load_strict, write_tensors
+from reca.models.checkpoint import built, find_weights, load_strict, write_tensors
+from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
 from reca.models.pixels import from_bytes, to_bytes
 from reca.models.showo import masks, sequences
@@ -289,12 +289,13 @@ class ShowoModel(UnifiedModel):
     # Files
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
         """Read a checkpoint as float32: `config.json`, language model and projector, `clip/`, `magvitv2/`, tokenizer.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
         """
+        refuse_other_family(folder, cls.family)
         config, tokenizer = read_config(folder), load_tokenizer(folder)
         found = (len(tokenizer), tokenizer.eos_token_id)
         if found != (config.text_size, config.end_of_text):
@@ -302,33 +303,36 @@ class ShowoModel(UnifiedModel):
                 f"{folder / 'tokenizer.json'}: size and end-of-text id are {found}, "
                 f"config.json says {(config.text_size, config.end_of_text)}"
             )
-        with no_init_weights():
-            model = cls(config, tokenizer)
-        state = model.state_dict()
-        language = {name: value for name, value in state.items() if name.startswith(("showo.", "mm_projector."))}
-        load_strict(language, find_weights(folder))
-        load_strict(model.clip.state_dict(), find_weights(folder / "clip"), clip_name)
-        load_strict(model.magvit.state_dict(), find_weights(folder / "magvitv2"))
-        return model.to(device).eval()
+        model = built(lambda: cls(config, tokenizer), device, dtype)
+        language, clip, magvit = model._published()
+        model.stored = {
+            **load_strict(language, find_weights(folder)),
+            **load_strict(clip, find_weights(folder / "clip"), clip_name),
+            **load_strict(magvit, find_weights(folder / "magvitv2")),
+        }
+        return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint in the published layout; floating-point tensors as `dtype` if one is given."""
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
+        for part, tensors in zip(("", "clip", "magvitv2"), self._published(), strict=True):
+            write_tensors(tensors, folder / part / "model.safetensors", dtype, self.stored)
+
+    def _published(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Tensors of the three weight files, by published name."""
         state = self.state_dict()
         language = {name: value for name, value in state.items() if name.startswith(("showo.", "mm_projector."))}
-        write_tensors(language, folder / "model.safetensors", dtype)
         clip = {f"vision_model.{name}": value for name, value in self.clip.state_dict().items()}
-        write_tensors(clip, folder / "clip" / "model.safetensors", dtype)
-        write_tensors(self.magvit.state_dict(), folder / "magvitv2" / "model.safetensors", dtype)
+        return language, clip, self.magvit.state_dict()
 
 
 def clip_name(stored: str) -> str | None:
-    """Name in transformers' vision tower of a published CLIP key; None for CLIP's text half and its old buffers."""
+    """Full name of a published key of CLIP's vision tower; None for CLIP's text half and its old buffers."""
     text_half = stored.startswith(("text_model.", "text_projection.", "visual_projection.", "logit_scale"))
     if text_half or stored.endswith(".position_ids"):
         return None
-    return stored.removeprefix("vision_model.")
+    return f"vision_model.{stored.removeprefix('vision_model.')}"
 
 
 def _phi_config(config: ShowoConfig) -> PhiConfig:
