@@ -17,6 +17,7 @@ class TokenizerRecipe:
         commit: weight on the published commitment loss.
         entropy: weight on the entropy loss of lookup-free quantisation; it spreads use over the codes. A learnt
             codebook has none (0) and revives unused codes instead.
+        kl: weight on the Kullback-Leibler divergence of continuous latents from a standard normal, in nats a number.
         seed: seed of weights and scenes.
     """
 
@@ -25,6 +26,7 @@ class TokenizerRecipe:
     learning_rate: float = 2e-3
     commit: float = 0.2
     entropy: float = 1.0
+    kl: float = 0.0
     seed: int = 7
 
 

@@ -24,7 +24,7 @@ def scene_pixels(scenes: Iterable[Scene]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _training_scene(seed: int, index: int) -> Scene:
+def training_scene(seed: int, index: int) -> Scene:
     """Three of four training scenes are full boards, so that fewer updates go into empty patches."""
     return sample_scene(generator("tokenizer", seed, index), None if index % 4 == 0 else MAX_OBJECTS)
 
@@ -47,7 +47,7 @@ def train_tokenizer(
         first = update * recipe.batch_size
 
         def scenes(count: int, first: int = first) -> Tensor:
-            return scene_pixels(_training_scene(recipe.seed, first + offset) for offset in range(count))
+            return scene_pixels(training_scene(recipe.seed, first + offset) for offset in range(count))
 
         family.before_update(model, update, recipe, scenes)
         pixels = scenes(recipe.batch_size)

@@ -147,8 +147,11 @@ class HarmonModel(UnifiedModel):
         """Diffusion loss of the masked tokens (both drawing tasks), or cross entropy of the next answer id."""
         if task == "image_to_text":
             return self._answer_loss(batch, draws)
-        hidden, found = self.drawing(task, batch, draws)
-        terms = self.token_losses(found.conditions, batch["latents"], hidden, draws)
+        return self.drawing_loss(*self.drawing(task, batch, draws), batch["latents"], draws)
+
+    def drawing_loss(self, hidden: Tensor, found: MaskedPass, latents: Tensor, draws: Draws) -> LossTerm:
+        """Diffusion loss of hidden tokens, int64 [B, H], of what `drawing` found."""
+        terms = self.token_losses(found.conditions, latents, hidden, draws)
         total = terms.error + terms.bound
         return LossTerm(total.sum(), total.new_tensor(float(total.numel())))
 
@@ -171,7 +174,11 @@ class HarmonModel(UnifiedModel):
         picture = None
         if task == "reconstruction":
             picture = self.network.understand(latents, dropout and dropout.at("picture")).embeddings
-        front = self.network.prompt(ids, mask, picture)
+        return self.drawing_after(self.network.prompt(ids, mask, picture), latents, draws)
+
+    def drawing_after(self, front: Prompt, latents: Tensor, draws: Draws) -> tuple[Tensor, MaskedPass]:
+        """The same after given prompts; latents float32 [B, rows, cols, C]."""
+        dropout = self._dropout(draws)
         hidden, visible = split(draws["order"], _masked_tokens(draws))
         return hidden, self.network.masked_pass(front, latents, visible, dropout and dropout.at("masked"))
 
@@ -198,7 +205,12 @@ class HarmonModel(UnifiedModel):
     def understanding(self, batch: Batch, draws: Draws) -> tuple[Prompt, Tensor]:
         """Conversations about pictures, and the label of each position's next id, int64 [B, L]."""
         dropout = self._dropout(draws)
-        picture = self.network.understand(batch["latents"], dropout and dropout.at("picture")).embeddings
+        return self.conversation(
+            batch, self.network.understand(batch["latents"], dropout and dropout.at("picture")).embeddings
+        )
+
+    def conversation(self, batch: Batch, picture: Tensor) -> tuple[Prompt, Tensor]:
+        """The same with pictures float [B, N + buffer, H] as the language model sees them."""
         labels = batch["labels"]
         unlabelled = labels.new_full(picture.shape[:2], IGNORED)
         labels = torch.cat([labels[:, :HEADER], unlabelled, labels[:, HEADER:]], dim=1)
@@ -206,7 +218,10 @@ class HarmonModel(UnifiedModel):
         return sequence, functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
     def _answer_loss(self, batch: Batch, draws: Draws) -> LossTerm:
-        sequence, labels = self.understanding(batch, draws)
+        return self.next_ids(*self.understanding(batch, draws))
+
+    def next_ids(self, sequence: Prompt, labels: Tensor) -> LossTerm:
+        """Cross entropy of the labels int64 [B, L] of a sequence's next ids."""
         counted = labels != IGNORED
         logits = self.network.llm.lm_head(self.network.states(sequence)[counted]).float()
         return LossTerm(functional.cross_entropy(logits, labels[counted], reduction="sum"), counted.sum().float())

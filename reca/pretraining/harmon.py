@@ -1,0 +1,170 @@
+"""Harmon's part of pre-training: a tiny KL autoencoder, a tiny model around it, and the parts of its losses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reca.data.scenes import vocabulary
+from reca.models.base import Example
+from reca.models.harmon.autoencoder import build_autoencoder, encode_pixels, image_moments
+from reca.models.harmon.config import HarmonConfig, LlmSizes, MarSizes, VaeSizes
+from reca.models.harmon.model import HarmonModel
+from reca.models.harmon.text import build_word_tokenizer
+from reca.objectives import templates
+from reca.pretraining.config import TokenizerRecipe
+from reca.pretraining.family import Redrawn, TinyFamily, Understood
+from reca.pretraining.labels import FILLER
+from reca.pretraining.tokenizer import scene_pixels, training_scene
+
+SIDE = 64
+CHANNELS = 16
+
+TINY_VAE = VaeSizes(ch=32, ch_mult=(1, 1, 1, 2, 4), num_res_blocks=1, resolution=SIDE, attn_resolutions_encoder=(4,))
+"""Factor 16 and 16 channels as published: 16 latents a picture. 32 channels are the least that 32 norm groups allow."""
+
+TINY_MAR = MarSizes(
+    img_size=SIDE,
+    encoder_embed_dim=128,
+    encoder_depth=4,
+    encoder_num_heads=4,
+    decoder_embed_dim=128,
+    decoder_depth=3,
+    decoder_num_heads=4,
+    vae_embed_dim=CHANNELS,
+    class_num=1,
+    attn_dropout=0.0,
+    proj_dropout=0.0,
+    buffer_size=4,
+    diffloss_d=3,
+    diffloss_w=192,
+    num_sampling_steps=20,
+)
+"""Dropout is off: it costs a random generator for every row and place, and a base of minutes does not overfit."""
+
+TINY_LLM = LlmSizes(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=256,
+)
+WEIGHT_DEVIATION = 0.05
+"""Fresh weights of the language model; the published 0.02 belongs to widths of thousands."""
+
+BUFFER_WEIGHT = 0.2
+"""Of the loss that ties buffer tokens of a whole picture to the filler word: spelled captions put it there."""
+
+
+class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
+    """Masked autoregression over continuous latents: one encoder reads and draws, around a Qwen2."""
+
+    about = "The real Harmon architecture (Qwen2, masked autoencoder with diffusion head, KL autoencoder) at toy size"
+
+    def new_tokenizer(self) -> AutoencoderKL:
+        """diffusers' AutoencoderKL at the sizes of `TINY_VAE`."""
+        return build_autoencoder(TINY_VAE, CHANNELS)
+
+    def redraw(self, tokenizer: AutoencoderKL, pixels: Tensor, update: int, recipe: TokenizerRecipe) -> Redrawn:
+        """Latents drawn from their normal distributions; penalty: `recipe.kl` times their divergence from (0, 1).
+
+        Mean over numbers of (mean^2 + variance - log variance - 1) / 2 (arXiv 1312.6114, appendix B). The draw is a
+        function of (seed, update).
+        """
+        mean, log_variance = image_moments(tokenizer, pixels).float().chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + update))
+        divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).mean()
+        latents = mean + noise * torch.exp(0.5 * log_variance)
+        return Redrawn(_decoded(tokenizer, latents), (recipe.kl * divergence,), None)
+
+    def redrawn(self, tokenizer: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """From the means of the latents."""
+        return _decoded(tokenizer, image_moments(tokenizer, pixels).chunk(2, dim=1)[0]), None
+
+    def build(self, tokenizer: AutoencoderKL, seed: int) -> HarmonModel:
+        """An untrained tiny Harmon. The scale of its latents gives those of training scenes deviation 1."""
+        torch.manual_seed(seed)
+        words = build_word_tokenizer([*vocabulary(), FILLER, *templates()])
+        llm = replace(TINY_LLM, vocab_size=len(words))
+        config = HarmonConfig(
+            image_size=SIDE, max_text=64, vae_scale=_scale(tokenizer), llm=llm, mar=TINY_MAR, vae=TINY_VAE
+        )
+        model = HarmonModel(config, words)
+        for module in model.network.llm.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=WEIGHT_DEVIATION)
+        model.vae.load_state_dict(tokenizer.state_dict())
+        model.network.llm.set_attn_implementation("eager")
+        return model
+
+    def targets(self, model: HarmonModel, pixels: Tensor) -> dict[str, Tensor]:
+        """Latents."""
+        return {"latents": encode_pixels(model.vae, pixels, model.config)}
+
+    def learns(self, model: HarmonModel) -> Sequence[nn.Module]:
+        """Nothing that RecA does not train: the encoder that understands is the one that draws."""
+        del model
+        return ()
+
+    def blanks(self, model: HarmonModel) -> Mapping[str, np.ndarray]:
+        """Latents of questions' pictures; `asked` has the encoder's output instead."""
+        side = model.config.image_size // model.config.vae.factor
+        return {"latents": np.zeros((side, side, CHANNELS), dtype=np.float32)}
+
+    def features(self, model: HarmonModel, pixels: Tensor) -> Tensor:
+        """What the masked autoencoder's encoder makes of whole pictures, float [B, buffer + N, De], buffers first."""
+        with torch.no_grad():
+            latents = encode_pixels(model.vae, pixels, model.config)
+        return model.network.mar.encode(latents, None, None)
+
+    def projected(self, model: HarmonModel, features: Tensor) -> Tensor:
+        """Embeddings of the latents, without the buffers."""
+        return model.network.to_llm(features)[:, : model.config.image_tokens]
+
+    def asked(self, model: HarmonModel, examples: Sequence[Example], features: Tensor) -> Understood:
+        """Cross entropy of the answers, with the whole gradient into the encoder, and the tie of the buffers."""
+        picture = model.network.to_llm(features)
+        batch = model.collate("image_to_text", examples)
+        loss = model.next_ids(*model.conversation(batch, picture)).mean
+        buffers = picture[:, model.config.image_tokens :].float()
+        filler = self.word_embeddings(model, [FILLER]).detach().float()
+        tie = functional.mse_loss(buffers, filler.expand_as(buffers)) / filler.square().mean()
+        return Understood(loss + BUFFER_WEIGHT * tie, picture[:, : model.config.image_tokens])
+
+    def word_embeddings(self, model: HarmonModel, words: Sequence[str]) -> Tensor:
+        """Rows of the word embedding."""
+        assert model.collator is not None
+        ids = torch.tensor(model.collator.tokenizer.convert_tokens_to_ids(list(words)))
+        return model.network.llm.model.embed_tokens(ids)
+
+    def spelled_loss(
+        self, model: HarmonModel, examples: Sequence[Example], slots: Sequence[Sequence[str]], seeds: Sequence[int]
+    ) -> Tensor:
+        """Mean diffusion loss of hidden tokens; words take the places of the picture's latents, fillers of buffers."""
+        batch = model.collate("reconstruction", examples)
+        draws = {**model.draw("reconstruction", batch, seeds), **model.draw_shared("reconstruction", seeds[0])}
+        blank = [FILLER] * model.config.mar.buffer_size
+        words = self.word_embeddings(model, [word for row in slots for word in (*row, *blank)])
+        front = model.network.prompt(batch["ids"], batch["mask"], words.unflatten(0, (len(slots), -1)))
+        return model.drawing_loss(*model.drawing_after(front, batch["latents"], draws), batch["latents"], draws).mean
+
+
+def _decoded(tokenizer: AutoencoderKL, latents: Tensor) -> Tensor:
+    assert tokenizer.post_quant_conv is not None
+    return tokenizer.decoder(tokenizer.post_quant_conv(latents))
+
+
+@torch.no_grad()
+def _scale(tokenizer: AutoencoderKL) -> float:
+    """Factor, rounded to four places, that gives the latents of 256 training scenes deviation 1."""
+    scenes = scene_pixels(training_scene(0, index) for index in range(256))
+    latents = torch.cat([image_moments(tokenizer, part).chunk(2, dim=1)[0] for part in scenes.split(64)])
+    return round(1 / float(latents.std()), 4)
+
+
+FAMILY = TinyHarmon()
