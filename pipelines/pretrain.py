@@ -154,6 +154,38 @@ def tiny_janus() -> PretrainRecipe:
     )
 
 
+def tiny_harmon() -> PretrainRecipe:
+    """The shipped base `checkpoints/tiny_harmon`: masked autoregression over continuous latents.
+
+    Command: `python pipelines/pretrain.py run --recipe tiny_harmon`. Hardware: one CPU core is used at a time. Cost and
+    expected scores: see the model card.
+    """
+    return PretrainRecipe(
+        name="tiny_harmon",
+        family="harmon",
+        tokenizer=TokenizerRecipe(updates=1500, batch_size=16, commit=0.0, entropy=0.0, kl=1e-4),
+        base=BaseRecipe(updates=1800, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
+        evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=8)),
+        gates=GateConfig(colors=0.0),
+    )
+
+
+def tiny_openuni() -> PretrainRecipe:
+    """The shipped base `checkpoints/tiny_openuni`: flow matching in Sana, asked by learned queries.
+
+    Command: `python pipelines/pretrain.py run --recipe tiny_openuni`. Hardware: one CPU core is used at a time. Cost
+    and expected scores: see the model card.
+    """
+    return PretrainRecipe(
+        name="tiny_openuni",
+        family="openuni",
+        tokenizer=TokenizerRecipe(updates=1500, batch_size=16, commit=0.0, entropy=0.0, kl=1e-3),
+        base=BaseRecipe(updates=2500, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
+        evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=12)),
+        gates=GateConfig(colors=0.0),
+    )
+
+
 def smoke() -> PretrainRecipe:
     """Check the wiring in a minute; the model it makes can do nothing.
 
@@ -175,6 +207,8 @@ def smoke() -> PretrainRecipe:
 RECIPES: Mapping[str, Callable[[], PretrainRecipe]] = {
     "tiny_showo": tiny_showo,
     "tiny_janus": tiny_janus,
+    "tiny_harmon": tiny_harmon,
+    "tiny_openuni": tiny_openuni,
     "smoke": smoke,
 }
 

@@ -18,7 +18,7 @@ from reca.pretraining.config import BaseRecipe, TokenizerRecipe
 TokenizerT = TypeVar("TokenizerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=UnifiedModel)
 
-ROOMS = ("showo", "janus", "harmon")
+ROOMS = ("showo", "janus", "harmon", "openuni")
 """Families with a tiny base; each is a module of this package with a `FAMILY`."""
 
 
