@@ -163,8 +163,8 @@ def tiny_harmon() -> PretrainRecipe:
     return PretrainRecipe(
         name="tiny_harmon",
         family="harmon",
-        tokenizer=TokenizerRecipe(updates=1500, batch_size=16, commit=0.0, entropy=0.0, kl=1e-4),
-        base=BaseRecipe(updates=1800, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
+        tokenizer=TokenizerRecipe(updates=1800, batch_size=8, commit=0.0, entropy=0.0, kl=1e-4),
+        base=BaseRecipe(updates=1600, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=8)),
         gates=GateConfig(colors=0.0),
     )
@@ -180,7 +180,7 @@ def tiny_openuni() -> PretrainRecipe:
         name="tiny_openuni",
         family="openuni",
         tokenizer=TokenizerRecipe(updates=1500, batch_size=16, commit=0.0, entropy=0.0, kl=1e-3),
-        base=BaseRecipe(updates=2500, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
+        base=BaseRecipe(updates=2200, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=12)),
         gates=GateConfig(colors=0.0),
     )

@@ -53,7 +53,7 @@ class Understood:
     """One batch of questions.
 
     Attributes:
-        loss: scalar, mean cross entropy of the answers.
+        loss: scalar, mean cross entropy of the answers, and what a family adds about the same pictures.
         projected: float [B, C, D], the pictures' understanding tokens as the language model reads them.
     """
 

@@ -24,7 +24,7 @@ from reca.pretraining.tokenizer import scene_pixels, training_scene
 SIDE = 64
 CHANNELS = 16
 
-TINY_VAE = VaeSizes(ch=32, ch_mult=(1, 1, 1, 2, 4), num_res_blocks=1, resolution=SIDE, attn_resolutions_encoder=(4,))
+TINY_VAE = VaeSizes(ch=32, ch_mult=(1, 1, 1, 2, 2), num_res_blocks=1, resolution=SIDE, attn_resolutions_encoder=(4,))
 """Factor 16 and 16 channels as published: 16 latents a picture. 32 channels are the least that 32 norm groups allow."""
 
 TINY_MAR = MarSizes(

@@ -93,6 +93,7 @@ class TinyOpenUni(TinyFamily[AutoencoderDC, OpenUniModel]):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=WEIGHT_DEVIATION)
         model.vae.load_state_dict(tokenizer.state_dict())
+        model.explicit_attention()
         return model
 
     def targets(self, model: OpenUniModel, pixels: Tensor) -> dict[str, Tensor]:
@@ -186,6 +187,7 @@ def _tiny_config(vocabulary_size: int, image_context_id: int, scale: float) -> O
             cross_attention_head_dim=32,
             cross_attention_dim=WIDTH,
             caption_channels=WIDTH,
+            mlp_ratio=2.0,
             sample_size=4,
         ),
         vae=replace(TINY_AUTOENCODER, scaling_factor=scale),
