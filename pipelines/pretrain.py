@@ -180,7 +180,9 @@ def tiny_openuni() -> PretrainRecipe:
         name="tiny_openuni",
         family="openuni",
         tokenizer=TokenizerRecipe(updates=1500, batch_size=16, commit=0.0, entropy=0.0, kl=1e-3),
-        base=BaseRecipe(updates=2200, batch_size=32, spelled=24, scenes=12_000, rates=CaptionRates(color=0.2)),
+        base=BaseRecipe(
+            updates=2000, batch_size=32, spelled=24, scenes=12_000, learning_rate=8e-4, rates=CaptionRates(color=0.3)
+        ),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=12)),
         gates=GateConfig(colors=0.0),
     )

@@ -92,6 +92,9 @@ class TinyOpenUni(TinyFamily[AutoencoderDC, OpenUniModel]):
         for module in model.lmm.language_model.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=WEIGHT_DEVIATION)
+        for name, parameter in model.lmm.vision_model.named_parameters():
+            if name.rsplit(".", 1)[-1] in ("lambda_1", "lambda_2"):
+                nn.init.ones_(parameter)
         model.vae.load_state_dict(tokenizer.state_dict())
         model.explicit_attention()
         return model
@@ -169,8 +172,8 @@ def _tiny_config(vocabulary_size: int, image_context_id: int, scale: float) -> O
             max_position_embeddings=192,
         ),
         vision=VisionSizes(
-            hidden_size=64,
-            intermediate_size=256,
+            hidden_size=96,
+            intermediate_size=384,
             num_hidden_layers=4,
             num_attention_heads=4,
             image_size=SIDE,
