@@ -154,6 +154,21 @@ def tiny_janus() -> PretrainRecipe:
     )
 
 
+def tiny_bagel() -> PretrainRecipe:
+    """The shipped base `checkpoints/tiny_bagel`: BAGEL, flow matching in the generation expert.
+
+    Command: `python pipelines/pretrain.py run --recipe tiny_bagel`. Hardware: one CPU core is used at a time. Cost and
+    expected scores: see the model card.
+    """
+    return PretrainRecipe(
+        name="tiny_bagel",
+        family="bagel",
+        tokenizer=TokenizerRecipe(updates=900, batch_size=16, learning_rate=3e-3, commit=0.0, entropy=0.0),
+        base=BaseRecipe(updates=2200, batch_size=32, spelled=20, scenes=12_000),
+        evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16)),
+    )
+
+
 def smoke() -> PretrainRecipe:
     """Check the wiring in a minute; the model it makes can do nothing.
 
@@ -175,6 +190,7 @@ def smoke() -> PretrainRecipe:
 RECIPES: Mapping[str, Callable[[], PretrainRecipe]] = {
     "tiny_showo": tiny_showo,
     "tiny_janus": tiny_janus,
+    "tiny_bagel": tiny_bagel,
     "smoke": smoke,
 }
 

@@ -29,6 +29,11 @@ def _training_scene(seed: int, index: int) -> Scene:
     return sample_scene(generator("tokenizer", seed, index), None if index % 4 == 0 else MAX_OBJECTS)
 
 
+def training_scenes(seed: int, first: int, count: int) -> Tensor:
+    """Scenes `first` to `first + count` of a tokenizer's training, as `scene_pixels` gives them."""
+    return scene_pixels(_training_scene(seed, first + offset) for offset in range(count))
+
+
 def train_tokenizer(
     family: TinyFamily[TokenizerT, ModelT], recipe: TokenizerRecipe, state: LoopState, report: Report
 ) -> TokenizerT:
@@ -47,7 +52,7 @@ def train_tokenizer(
         first = update * recipe.batch_size
 
         def scenes(count: int, first: int = first) -> Tensor:
-            return scene_pixels(_training_scene(recipe.seed, first + offset) for offset in range(count))
+            return training_scenes(recipe.seed, first, count)
 
         family.before_update(model, update, recipe, scenes)
         pixels = scenes(recipe.batch_size)

@@ -14,7 +14,7 @@ from reca.pretraining.janus import quantised_from, revive
 from reca.pretraining.state import LoopState
 from reca.pretraining.tokenizer import tokenizer_quality, train_tokenizer
 
-ENTROPY = {"showo": 1.0, "janus": 0.0}
+ENTROPY = {"showo": 1.0, "janus": 0.0, "bagel": 0.0}
 
 
 @pytest.fixture(autouse=True)
