@@ -164,7 +164,7 @@ def tiny_bagel() -> PretrainRecipe:
         name="tiny_bagel",
         family="bagel",
         tokenizer=TokenizerRecipe(updates=900, batch_size=16, learning_rate=3e-3, commit=0.0, entropy=0.0),
-        base=BaseRecipe(updates=2200, batch_size=32, spelled=20, scenes=12_000),
+        base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000, rates=CaptionRates(color=0.3)),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=1.0, steps=16)),
     )
 

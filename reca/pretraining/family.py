@@ -117,8 +117,8 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
 
     @abstractmethod
     def features(self, model: ModelT, pixels: Tensor) -> Tensor:
-        """Understanding features, with gradient, of pixels float [B, 3, S, S] in [-1, 1]: float [B, C, E], or in the shape
-        that `encode` gives them."""
+        """Understanding features, with gradient, of pixels float [B, 3, S, S] in [-1, 1]: float [B, C, E], or in the
+        shape that `encode` gives them."""
 
     @abstractmethod
     def projected(self, model: ModelT, features: Tensor) -> Tensor:
