@@ -203,9 +203,8 @@ def edit_loss(model: BagelModel, edits: Sequence[Edit], rng: np.random.Generator
 def _condition(model: BagelModel, scenes: Sequence[Scene], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Latent tokens [B, N, C] and understanding features [B * N, D] of scenes, of which there may be none."""
     if not scenes:
-        return torch.empty(0, model.config.max_latent_size**2, model.config.token_values), torch.empty(
-            0, model.config.vision.hidden_size
-        )
+        tokens = torch.empty(0, model.config.max_latent_size**2, model.config.token_values)
+        return tokens, torch.empty(0, model.config.vision.hidden_size)
     pixels = scene_pixels(scenes)
     return _latent_tokens(model, pixels, generator), FAMILY.features(model, pixels).flatten(0, 2)
 
