@@ -158,7 +158,7 @@ def tiny_bagel() -> PretrainRecipe:
     """The shipped base `checkpoints/tiny_bagel`: BAGEL, flow matching in the generation expert. It can also edit.
 
     A young base with lower gates: 1,800 updates reach neither .95 of single objects nor .8 of understanding, and
-    colours stay at chance (no gate).
+    colours are little above chance (no gate).
 
     Command: `python pipelines/pretrain.py run --recipe tiny_bagel`. Hardware: one CPU core is used at a time. Cost and
     expected scores: see the model card.

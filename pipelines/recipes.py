@@ -56,7 +56,7 @@ def tiny_bagel() -> RecaRecipe:
     return RecaRecipe(
         name="tiny_bagel",
         model=ModelConfig(family="bagel", checkpoint="checkpoints/tiny_bagel"),
-        training=TrainingConfig(updates=200, lambda_i2t=0.0),
+        training=TrainingConfig(updates=200, learning_rate=2e-4, lambda_i2t=0.0),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=16)),
         gates=GateConfig(single_object=0.8, colors=0.0, understanding=0.7, class_recall=0.25),
     )
