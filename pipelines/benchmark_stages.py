@@ -174,9 +174,15 @@ def ask(
     from reca.evaluation.answering import question_pictures
     from reca.evaluation.catalog import SHAPES, read_benchmark
     from reca.evaluation.looking import look
+    from reca.evaluation.mmmu import save_pictures
 
     bench = read_benchmark(reading, source.place)
-    found = question_pictures(bench, images.place)
+    place = images.place
+    if reading.benchmark == "mmmu":
+        # Published inside the question files; a stopped run takes out only those that are missing.
+        place = f"{ctx.work_uri}/pictures"
+        save_pictures(images.place, place, ctx.progress)
+    found = question_pictures(bench, place)
     load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens, suffix=suffix)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES[reading.benchmark], ctx.execution, batch, ctx.progress)
