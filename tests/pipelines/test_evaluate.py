@@ -40,6 +40,7 @@ from reca.evaluation.run_config import (
     JudgeConfig,
     JudgingExecution,
     MMEConfig,
+    MMMUConfig,
     POPEConfig,
     WISEConfig,
 )
@@ -77,6 +78,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mme/count").mkdir(parents=True)
     (folder / "mme/count/1.txt").write_text("is there a cat ?\tYes\nis there a dog ?\tNo\n")
     Image.new("RGB", (20, 30), "blue").save(folder / "mme/count/1.png")
+    (folder / "mmmu/Art").mkdir(parents=True)
+    asked = {"id": "validation_Art_1", "question": "what is there", "options": "['cat', 'dog']", "answer": "A"}
+    picture = {"bytes": (folder / "photos/a.png").read_bytes(), "path": "a.png"}
+    table = pa.Table.from_pylist([{**asked, "question_type": "multiple-choice", "image_1": picture}])
+    pq.write_table(table, folder / "mmmu/Art/validation-00000-of-00001.parquet")
     return folder
 
 
@@ -99,6 +105,7 @@ def recipe(places: Path, smallest_base: Path) -> BenchmarkRecipe:
         pope=POPEConfig(questions=str(places), images=str(places / "photos")),
         mme=MMEConfig(folder=str(places / "mme")),
         gqa=GQAConfig(str(places / "gqa.json"), str(places / "photos")),
+        mmmu=MMMUConfig(str(places / "mmmu")),
     )
 
 
@@ -134,9 +141,9 @@ def run(recipe: BenchmarkRecipe, folder: Path, execution: JudgingExecution | Non
 
 
 def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
-    found = run(replace(recipe, benchmarks="geneval, dpgbench,pope,mme,gqa"), tmp_path)
+    found = run(replace(recipe, benchmarks="geneval, dpgbench,pope,mme,gqa,mmmu"), tmp_path)
     sides = {name: next(iter(section["sides"].values())) for name, section in found["benchmarks"].items()}
-    assert list(sides) == ["geneval", "dpgbench", "pope", "mme", "gqa"]
+    assert list(sides) == ["geneval", "dpgbench", "pope", "mme", "gqa", "mmmu"]
     geneval = sides["geneval"]
     assert (geneval["pictures"], geneval["items"], geneval["missing"], geneval["unscored"]) == (12, 6, 0, 0)
     assert geneval["judge"] == "transformers Mask2Former detector and CLIP clip"
@@ -148,6 +155,8 @@ def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRec
     assert sides["pope"]["pictures"] == 6
     assert sides["mme"]["official_score"] is None
     assert sides["gqa"]["title"].startswith("GQA, testdev-balanced, 1 of 12,578 items")
+    assert sides["mmmu"]["title"].startswith("MMMU, validation, 1 of 900 items")
+    assert sides["mmmu"]["pictures"] == 1
     page = (found["folder"] / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 8
     assert "<script" not in page
