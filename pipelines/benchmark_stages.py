@@ -239,8 +239,12 @@ def report(
     totals: tuple[Totalled, ...],
     compared: tuple[Compared, ...],
     name: str,
+    family: str,
 ) -> BenchmarkReport:
-    """Write the tables: `judged` and `totals` hold, benchmark by benchmark, one entry for each label."""
+    """Write the tables: `judged` and `totals` hold, benchmark by benchmark, one entry for each label.
+
+    The figures of RecA's authors stand beside ours where they give any for the family.
+    """
     import msgspec
 
     from pipelines.benchmark_report import Section, Side, markdown, page, summary
@@ -260,7 +264,7 @@ def report(
         )
         found = [c for c in compared if c.benchmark == judged[first].benchmark]
         changes = [msgspec.json.decode((c.local() / DIFFERENCES).read_bytes(), type=Differences) for c in found]
-        sections.append(Section(judged[first].benchmark, sides, changes[0] if changes else None))
+        sections.append(Section(judged[first].benchmark, sides, changes[0] if changes else None, family))
     title = f"Benchmarks: {name}"
     (ctx.output / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary(sections)), indent=1))
     (ctx.output / "tables.md").write_text(markdown(sections, title), encoding="utf-8")
