@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (arXiv 2010.04159, equation 3) for a CPU: the same sums as transformers', in less time.
+"""Multi-scale deformable attention (arXiv 2010.04159, equation 3) for a CPU: transformers' sums in less time.
 
 The library samples every level with `grid_sample` on maps that hold one channel after the other, so each of a point's
 four corners costs 32 scattered reads. Here values stay channel by channel beside each other, and one weighted
@@ -26,7 +26,7 @@ class GatheringAttention(LibraryAttention):
         encoder_attention_mask: Tensor | None = None,
         position_embeddings: Tensor | None = None,
         reference_points: Tensor | None = None,
-        spatial_shapes_list: Sequence[tuple[int, int]] = (),
+        spatial_shapes_list: Sequence[tuple[int, int]] | None = None,
         level_start_index: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor]:
@@ -48,6 +48,7 @@ class GatheringAttention(LibraryAttention):
         """
         assert encoder_hidden_states is not None
         assert reference_points is not None
+        assert spatial_shapes_list is not None
         if hidden_states.device.type != "cpu":
             # Not tried elsewhere; `grid_sample` suits GPUs.
             return super().forward(
@@ -68,9 +69,8 @@ class GatheringAttention(LibraryAttention):
         shape = (*queries.shape[:2], self.n_heads, self.n_levels, self.n_points)
         weights = self.attention_weights(queries).unflatten(-1, (self.n_heads, -1)).softmax(dim=-1).view(shape)
         offsets = self.sampling_offsets(queries).view(*shape, 2)
-        gathered = gather(
-            values.unflatten(-1, (self.n_heads, -1)), spatial_shapes_list, reference_points, offsets, weights
-        )
+        values = values.unflatten(-1, (self.n_heads, -1))
+        gathered = gather(values, spatial_shapes_list, reference_points, offsets, weights)
         return self.output_proj(gathered), weights
 
 
