@@ -162,7 +162,8 @@ def main() -> None:
         f"One picture of {SIDE} px under {len(PROMPTS)} prompts, one of them with a colour to read, one torch thread. "
         "Both sides have the same weights and reach the same verdicts; the plain loop runs transformers' modules as "
         "they are, our judge another form of the pixel decoder's attention. Mask2Former Swin-S at mmdet's scale and "
-        "CLIP ViT-L/14, float32, random weights. Figures are per CPU-second, which other work on the machine hardly moves.",
+        "CLIP ViT-L/14, float32, random weights. "
+        "Figures are per CPU-second, which other work on the machine hardly moves.",
     )
 
 
