@@ -75,6 +75,7 @@ def drawn(
     sampling = drawing.sampling
     settings = {
         "pictures of each prompt": str(reading.samples),
+        "resolution": resolution_of(ctx.output),
         "guidance": f"{sampling.guidance:g}",
         "steps": str(sampling.steps),
         "temperature": f"{sampling.temperature:g}",
@@ -272,6 +273,14 @@ def report(
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
     ctx.progress(", ".join(f"{name} {value}" for name, value in scores.items()))
     return BenchmarkReport.of(scores=scores)
+
+
+def resolution_of(folder: Path) -> str:
+    """Width and height in pixels of the first picture in a folder and below."""
+    from PIL import Image
+
+    with Image.open(min(folder.rglob("*.png"))) as picture:
+        return f"{picture.width} x {picture.height}"
 
 
 def keep_judged(

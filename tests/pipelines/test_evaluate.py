@@ -150,6 +150,8 @@ def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRec
     assert (geneval["pictures"], geneval["items"], geneval["missing"], geneval["unscored"]) == (12, 6, 0, 0)
     assert geneval["judge"] == "transformers Mask2Former detector and CLIP clip"
     assert geneval["settings"]["steps"] == "2"
+    assert geneval["settings"]["resolution"] == "16 x 16"
+    assert geneval["settings"]["noise seed"] == "0"
     assert "not comparable" in geneval["notes"][0]
     assert list(geneval["strict"]["correct"])[1:] == list(geneval["official"]["correct"])[1:]
     assert sides["dpgbench"]["title"] == "DPG with judge vlm, 2 of 1,065 items"
