@@ -21,6 +21,7 @@ from reca.evaluation.run_config import (
     DrawingConfig,
     GQAConfig,
     MMEConfig,
+    MMMUConfig,
     POPEConfig,
     Reading,
 )
@@ -218,12 +219,19 @@ def gqa(recipe: BenchmarkRecipe) -> Chosen:
     return answered(recipe, source, images, Reading("gqa"), config)
 
 
+def mmmu(recipe: BenchmarkRecipe) -> Chosen:
+    """MMMU: the model answers."""
+    config = recipe.mmmu
+    source = needed(config.folder, "mmmu.folder", "the data set MMMU/MMMU on the Hugging Face hub")
+    return answered(recipe, source, source, Reading("mmmu"), config)
+
+
 def answered(
     recipe: BenchmarkRecipe,
     source: External,
     images: External,
     reading: Reading,
-    config: POPEConfig | MMEConfig | GQAConfig,
+    config: POPEConfig | MMEConfig | GQAConfig | MMMUConfig,
 ) -> Chosen:
     """A benchmark of questions about given pictures.
 
@@ -242,7 +250,7 @@ def answered(
 
 
 BENCHMARKS: Mapping[str, Callable[[BenchmarkRecipe], Chosen]] = {
-    function.__name__: function for function in (geneval, dpgbench, wise, imgedit, gedit, pope, mme, gqa)
+    function.__name__: function for function in (geneval, dpgbench, wise, imgedit, gedit, pope, mme, gqa, mmmu)
 }
 """Benchmarks by the name that `--benchmarks` takes."""
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reca.evaluation.benchmark import Differences, Totals
 from reca.evaluation.gallery import Shown
+from reca.evaluation.published import difference_in_kind, reported
 from reca.evaluation.statistics import OVERALL, Estimate
 
 TEMPLATE = "benchmark_template.html.jinja"
@@ -40,11 +41,13 @@ class Section:
         name: key of the benchmark.
         sides: one, or two that are compared.
         differences: of the two sides; None with one side.
+        family: of the models; empty for pictures made elsewhere.
     """
 
     name: str
     sides: tuple[Side, ...]
     differences: Differences | None = None
+    family: str = ""
 
     @property
     def title(self) -> str:
@@ -74,6 +77,7 @@ def summary(sections: Sequence[Section]) -> dict[str, Any]:
             section.name: {
                 "sides": {side.label: _side_summary(side) for side in section.sides},
                 **({} if section.differences is None else {"differences": msgspec.to_builtins(section.differences)}),
+                **_paper_summary(section),
             }
             for section in sections
         }
@@ -122,6 +126,7 @@ def tables(section: Section) -> Iterator[Table]:
     if names:
         rows = ((name, *(str(side.totals.settings.get(name, "")) for side in section.sides)) for name in names)
         yield Table("Settings", ("", *(side.label for side in section.sides)), tuple(rows))
+    yield from _paper_table(section)
 
 
 def notes(section: Section) -> list[str]:
@@ -146,6 +151,14 @@ def _side_summary(side: Side) -> dict[str, Any]:
         "complete": totals.complete,
         **msgspec.to_builtins(totals),
     }
+
+
+def _paper_summary(section: Section) -> dict[str, Any]:
+    rows = reported(section.family, section.name)
+    if not rows:
+        return {}
+    reason = difference_in_kind(section.name, [side.totals for side in section.sides])
+    return {"paper": {"not_comparable": reason, "rows": [msgspec.to_builtins(row) for row in rows]}}
 
 
 def _headline(side: Side) -> tuple[str, ...]:
@@ -183,6 +196,20 @@ def _measure_table(section: Section, measure: str) -> Table:
             cells += ["" if change is None else f"{change.value:+.3f}", _interval(change)]
         rows.append(tuple(cells))
     return Table(f"By group: {measure}", tuple(heading), tuple(rows))
+
+
+def _paper_table(section: Section) -> Iterator[Table]:
+    """What RecA's authors report for the family, with the reason where that is another kind of figure."""
+    rows = reported(section.family, section.name)
+    if not rows:
+        return
+    reason = difference_in_kind(section.name, [side.totals for side in section.sides])
+    comparable = f"not comparable: {reason}" if reason else "same judge and edition; compare the settings"
+    yield Table(
+        f"Paper: reported by RecA's authors (arXiv 2509.07295), not measured here; {comparable}",
+        ("paper", "before", "after RecA", "settings", "source"),
+        tuple((r.model, _number(r.before), _number(r.after), r.settings, r.source) for r in rows),
+    )
 
 
 def _value(estimate: Estimate | None) -> str:

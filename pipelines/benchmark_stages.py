@@ -75,6 +75,7 @@ def drawn(
     sampling = drawing.sampling
     settings = {
         "pictures of each prompt": str(reading.samples),
+        "resolution": resolution_of(ctx.output),
         "guidance": f"{sampling.guidance:g}",
         "steps": str(sampling.steps),
         "temperature": f"{sampling.temperature:g}",
@@ -174,9 +175,15 @@ def ask(
     from reca.evaluation.answering import question_pictures
     from reca.evaluation.catalog import SHAPES, read_benchmark
     from reca.evaluation.looking import look
+    from reca.evaluation.mmmu import save_pictures
 
     bench = read_benchmark(reading, source.place)
-    found = question_pictures(bench, images.place)
+    place = images.place
+    if reading.benchmark == "mmmu":
+        # Published inside the question files; a stopped run takes out only those that are missing.
+        place = f"{ctx.work_uri}/pictures"
+        save_pictures(images.place, place, ctx.progress)
+    found = question_pictures(bench, place)
     load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens, suffix=suffix)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES[reading.benchmark], ctx.execution, batch, ctx.progress)
@@ -233,8 +240,12 @@ def report(
     totals: tuple[Totalled, ...],
     compared: tuple[Compared, ...],
     name: str,
+    family: str,
 ) -> BenchmarkReport:
-    """Write the tables: `judged` and `totals` hold, benchmark by benchmark, one entry for each label."""
+    """Write the tables: `judged` and `totals` hold, benchmark by benchmark, one entry for each label.
+
+    The figures of RecA's authors stand beside ours where they give any for the family.
+    """
     import msgspec
 
     from pipelines.benchmark_report import Section, Side, markdown, page, summary
@@ -254,7 +265,7 @@ def report(
         )
         found = [c for c in compared if c.benchmark == judged[first].benchmark]
         changes = [msgspec.json.decode((c.local() / DIFFERENCES).read_bytes(), type=Differences) for c in found]
-        sections.append(Section(judged[first].benchmark, sides, changes[0] if changes else None))
+        sections.append(Section(judged[first].benchmark, sides, changes[0] if changes else None, family))
     title = f"Benchmarks: {name}"
     (ctx.output / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary(sections)), indent=1))
     (ctx.output / "tables.md").write_text(markdown(sections, title), encoding="utf-8")
@@ -262,6 +273,14 @@ def report(
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
     ctx.progress(", ".join(f"{name} {value}" for name, value in scores.items()))
     return BenchmarkReport.of(scores=scores)
+
+
+def resolution_of(folder: Path) -> str:
+    """Width and height in pixels of the first picture in a folder and below."""
+    from PIL import Image
+
+    with Image.open(min(folder.rglob("*.png"))) as picture:
+        return f"{picture.width} x {picture.height}"
 
 
 def keep_judged(

@@ -42,7 +42,8 @@ def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
             compared.append(stage(rows[0], rows[1], bench.source, bench.prompts, bench.reading, recipe.bootstrap))
         judged += rows
     labels = tuple(side.label for side in sides)
-    return report(labels, tuple(judged), tuple(totals), tuple(compared), recipe.name)
+    family = "" if recipe.images else recipe.model.family
+    return report(labels, tuple(judged), tuple(totals), tuple(compared), recipe.name, family)
 
 
 def sides_of(recipe: BenchmarkRecipe, several: bool) -> list[Side]:

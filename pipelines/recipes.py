@@ -46,6 +46,22 @@ def tiny_janus() -> RecaRecipe:
     )
 
 
+def tiny_bagel() -> RecaRecipe:
+    """The shipped tiny BAGEL (flow matching) on the same scenes, scored before and after.
+
+    Command: `python pipelines/reca.py run --recipe tiny_bagel`. Hardware: 2 CPU cores. Cost: at most 12 minutes. Board
+    world, as `tiny_showo`. No image-to-text term: understanding is frozen. The gates are those that the base reaches
+    (`pipelines/pretrain.py`). Expected scores: docs/results.md.
+    """
+    return RecaRecipe(
+        name="tiny_bagel",
+        model=ModelConfig(family="bagel", checkpoint="checkpoints/tiny_bagel"),
+        training=TrainingConfig(updates=200, learning_rate=2e-4, lambda_i2t=0.0),
+        evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=16)),
+        gates=GateConfig(single_object=0.8, colors=0.0, understanding=0.7, class_recall=0.25),
+    )
+
+
 def smoke() -> RecaRecipe:
     """Check the wiring: the whole pipeline on a few hundred pictures. Its scores mean nothing.
 
@@ -67,6 +83,7 @@ def smoke() -> RecaRecipe:
 RECIPES: Mapping[str, Callable[[], RecaRecipe]] = {
     "tiny_showo": tiny_showo,
     "tiny_janus": tiny_janus,
+    "tiny_bagel": tiny_bagel,
     "smoke": smoke,
     **{recipe.__name__: recipe for recipe in RELEASED},
 }

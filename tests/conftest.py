@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,22 @@ def short_tmp() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def smallest_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_smallest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[str]], Path]:
+    """Saves a random Show-o for 16 px pictures that knows more words than the built-in world's."""
+
+    def save(more_words: Sequence[str]) -> Path:
+        return _save_smallest(tmp_path_factory.mktemp("base"), more_words)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def smallest_base(save_smallest: Callable[[Sequence[str]], Path]) -> Path:
     """A random Show-o for 16 px pictures, saved as published ones are: it can do nothing and trains in no time."""
+    return save_smallest(())
+
+
+def _save_smallest(folder: Path, more_words: Sequence[str]) -> Path:
     import torch
 
     from reca.data.scenes import vocabulary
@@ -29,7 +43,7 @@ def smallest_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from reca.models.words import build_word_tokenizer
     from reca.objectives import templates
 
-    words = build_word_tokenizer([*vocabulary(), *" ".join(templates()).split()])
+    words = build_word_tokenizer([*vocabulary(), *" ".join(templates()).split(), *more_words])
     assert isinstance(words.eos_token_id, int)
     config = ShowoConfig(
         text_size=len(words),
@@ -45,7 +59,6 @@ def smallest_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         magvit=MagvitConfig(8, (1, 1, 2), (1, 1, 2), (1, 1, 1), (1, 1, 1), code_bits=5, norm_groups=4),
     )
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
     ShowoModel(config, words).save(folder)
     return folder
 

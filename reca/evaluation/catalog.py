@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reca.evaluation import dpgbench, gedit, geneval_benchmark, imgedit, picture_questions, wise
+from reca.evaluation import dpgbench, gedit, geneval_benchmark, imgedit, mmmu, picture_questions, wise
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.geneval import Prompt
 from reca.evaluation.gqa import read_gqa
@@ -29,6 +29,7 @@ SHAPES: Mapping[str, tuple[Any, Any]] = {
     "pope": (picture_questions.Asked, picture_questions.Answers),
     "gqa": (picture_questions.Asked, picture_questions.Answers),
     "mme": (picture_questions.Asked, picture_questions.Answers),
+    "mmmu": (mmmu.Asked, picture_questions.Answers),
 }
 """Classes of what is asked and of what is seen, by benchmark."""
 
@@ -67,6 +68,8 @@ def read_benchmark(reading: Reading, place: str, judge_prompts: str = "") -> Ben
             return read_gqa(place)
         case "mme":
             return read_mme(place)
+        case "mmmu":
+            return mmmu.read_mmmu(place)
         case other:
             raise ValueError(f"unknown benchmark {other!r}; known: {', '.join(SHAPES)}")
 

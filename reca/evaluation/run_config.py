@@ -246,6 +246,23 @@ class GQAConfig:
 
 
 @dataclass(frozen=True)
+class MMMUConfig:
+    """MMMU (arXiv 2311.16502), validation split: college questions with options or a short open answer.
+
+    Attributes:
+        folder: the data set MMMU/MMMU: a folder for each subject, with parquet files that hold questions and pictures.
+        suffix: added to every question, behind the official request for a letter or a word.
+        batch_size: questions asked at once.
+        max_new_tokens: most tokens of an answer; open answers may be a phrase.
+    """
+
+    folder: str = ""
+    suffix: str = ""
+    batch_size: int = 16
+    max_new_tokens: int = 16
+
+
+@dataclass(frozen=True)
 class BenchmarkRecipe:
     """The whole configuration of an evaluation.
 
@@ -267,6 +284,7 @@ class BenchmarkRecipe:
         pope: POPE.
         mme: MME.
         gqa: GQA.
+        mmmu: MMMU.
     """
 
     name: str
@@ -284,3 +302,4 @@ class BenchmarkRecipe:
     pope: POPEConfig = field(default_factory=POPEConfig)
     mme: MMEConfig = field(default_factory=MMEConfig)
     gqa: GQAConfig = field(default_factory=GQAConfig)
+    mmmu: MMMUConfig = field(default_factory=MMMUConfig)

@@ -36,9 +36,12 @@ class HubSnapshot:
             CheckpointError: they are not in the cache and cannot be downloaded.
         """
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError
 
         try:
             return Path(snapshot_download(self.repository, revision=self.commit))
+        except GatedRepoError as error:
+            raise _gated(self.uri) from error
         except Exception as error:  # errors of http, of the hub and of the disk have no common class
             raise _unreachable(self.uri, error) from error
 
@@ -72,12 +75,14 @@ def snapshot(repository: str, revision: str = "") -> HubSnapshot:
     if _COMMIT.fullmatch(revision):
         return HubSnapshot(repository, revision)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     place = f"{repository}@{revision}" if revision else repository
     try:
         # The smallest file: what is wanted is the commit in the folder's name, which the cache then remembers.
         folder = snapshot_download(repository, revision=revision or None, allow_patterns="config.json")
+    except GatedRepoError as error:
+        raise _gated(place) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise CheckpointError(
             f"{place}: neither a folder here nor a repository or revision of the hub; check the spelling, or log in "
@@ -105,6 +110,13 @@ def local_checkpoint(place: str) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{place}: no such folder; give a folder, an fsspec URL or a hub id (ORG/NAME@REVISION)")
     return folder
+
+
+def _gated(place: str) -> CheckpointError:
+    return CheckpointError(
+        f"{place}: the repository is gated: ask its owners for access on its page of the hub, then log in "
+        "(`hf auth login`)"
+    )
 
 
 def _unreachable(place: str, error: Exception) -> CheckpointError:

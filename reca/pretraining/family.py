@@ -18,7 +18,7 @@ from reca.pretraining.config import BaseRecipe, TokenizerRecipe
 TokenizerT = TypeVar("TokenizerT", bound=nn.Module)
 ModelT = TypeVar("ModelT", bound=UnifiedModel)
 
-ROOMS = ("showo", "janus", "harmon", "openuni")
+ROOMS = ("showo", "janus", "harmon", "openuni", "bagel")
 """Families with a tiny base; each is a module of this package with a `FAMILY`."""
 
 
@@ -117,7 +117,8 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
 
     @abstractmethod
     def features(self, model: ModelT, pixels: Tensor) -> Tensor:
-        """Understanding features float [B, C, E], with gradient, of pixels float [B, 3, S, S] in [-1, 1]."""
+        """Understanding features, with gradient, of pixels float [B, 3, S, S] in [-1, 1]: float [B, C, E], or in the
+        shape that `encode` gives them."""
 
     @abstractmethod
     def projected(self, model: ModelT, features: Tensor) -> Tensor:

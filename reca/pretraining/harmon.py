@@ -19,7 +19,7 @@ from reca.objectives import templates
 from reca.pretraining.config import TokenizerRecipe
 from reca.pretraining.family import Redrawn, TinyFamily, Understood
 from reca.pretraining.labels import FILLER
-from reca.pretraining.tokenizer import scene_pixels, training_scene
+from reca.pretraining.tokenizer import training_scenes
 
 SIDE = 64
 CHANNELS = 16
@@ -162,7 +162,7 @@ def _decoded(tokenizer: AutoencoderKL, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def _scale(tokenizer: AutoencoderKL) -> float:
     """Factor, rounded to four places, that gives the latents of 256 training scenes deviation 1."""
-    scenes = scene_pixels(training_scene(0, index) for index in range(256))
+    scenes = training_scenes(0, 0, 256)
     latents = torch.cat([image_moments(tokenizer, part).chunk(2, dim=1)[0] for part in scenes.split(64)])
     return round(1 / float(latents.std()), 4)
 

@@ -28,7 +28,7 @@ from reca.objectives import templates
 from reca.pretraining.config import TokenizerRecipe
 from reca.pretraining.family import Redrawn, TinyFamily, Understood
 from reca.pretraining.labels import FILLER
-from reca.pretraining.tokenizer import scene_pixels, training_scene
+from reca.pretraining.tokenizer import training_scenes
 
 SIDE = 64
 WIDTH = 128
@@ -201,7 +201,7 @@ def _tiny_config(vocabulary_size: int, image_context_id: int, scale: float) -> O
 @torch.no_grad()
 def _scale(tokenizer: AutoencoderDC) -> float:
     """Factor, rounded to four places, that gives the latents of 256 training scenes a mean square of 1."""
-    scenes = scene_pixels(training_scene(0, index) for index in range(256))
+    scenes = training_scenes(0, 0, 256)
     latents = torch.cat([tokenizer.encode(part, return_dict=False)[0] for part in scenes.split(64)])
     return round(float(latents.square().mean().rsqrt()), 4)
 

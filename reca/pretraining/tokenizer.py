@@ -24,9 +24,14 @@ def scene_pixels(scenes: Iterable[Scene]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def training_scene(seed: int, index: int) -> Scene:
+def _training_scene(seed: int, index: int) -> Scene:
     """Three of four training scenes are full boards, so that fewer updates go into empty patches."""
     return sample_scene(generator("tokenizer", seed, index), None if index % 4 == 0 else MAX_OBJECTS)
+
+
+def training_scenes(seed: int, first: int, count: int) -> Tensor:
+    """Scenes `first` to `first + count` of a tokenizer's training, as `scene_pixels` gives them."""
+    return scene_pixels(_training_scene(seed, first + offset) for offset in range(count))
 
 
 def train_tokenizer(
@@ -47,7 +52,7 @@ def train_tokenizer(
         first = update * recipe.batch_size
 
         def scenes(count: int, first: int = first) -> Tensor:
-            return scene_pixels(training_scene(recipe.seed, first + offset) for offset in range(count))
+            return training_scenes(recipe.seed, first, count)
 
         family.before_update(model, update, recipe, scenes)
         pixels = scenes(recipe.batch_size)

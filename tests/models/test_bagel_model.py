@@ -188,6 +188,17 @@ def test_image_to_text_needs_an_open_understanding_side() -> None:
     assert silent == set(files.generation_side(free.trainable()))
 
 
+def test_a_connector_set_to_learn_opens_the_understanding_side() -> None:
+    model = tiny_model()
+    assert model.understanding_frozen
+    batch = model.collate("image_to_text", examples(model, TEXTS["image_to_text"]))
+    opened = (model.network.connector, model.network.language_model.lm_head, model.network.language_model.model.norm)
+    for module in opened:
+        module.requires_grad_(True)
+    model.loss("image_to_text", batch, {}).mean.backward()
+    assert all(parameter.grad is not None for module in opened for parameter in module.parameters())
+
+
 def test_image_to_text_is_the_cross_entropy_of_answer_and_end_mark() -> None:
     model = tiny_model()
     batch = model.collate("image_to_text", examples(model, TEXTS["image_to_text"][:1]))

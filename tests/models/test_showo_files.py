@@ -8,7 +8,8 @@ from showo_tiny import examples, tiny_model
 
 from reca.models.errors import CheckpointError
 from reca.models.showo.config import SHOWO_256, SHOWO_512, ShowoConfig, read_config
-from reca.models.showo.model import ShowoModel, clip_name
+from reca.models.showo.files import clip_name
+from reca.models.showo.model import ShowoModel
 
 
 @pytest.fixture

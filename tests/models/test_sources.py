@@ -33,6 +33,8 @@ class Hub(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         path = urlsplit(self.path).path
         status, headers, body = 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        if "/org/gated" in path:
+            status, headers = 403, {"X-Error-Code": "GatedRepo"}
         for name in (*COMMITS, *COMMITS.values()):
             commit = COMMITS.get(name, name)
             resolve = f"/org/tiny/resolve/{name}/"
@@ -99,7 +101,8 @@ def ask(endpoint: str, home: Path, *places: str) -> list[str]:
 
 
 def test_hub_ids_are_pinned_downloaded_and_found_again_without_the_hub(hub: str, tmp_path: Path) -> None:
-    newest, tagged, missing = ask(hub, tmp_path, "org/tiny", "hf://org/tiny@v1", "org/none")
+    places = ("org/tiny", "hf://org/tiny@v1", "org/none", "org/gated", f"org/gated@{'c' * 40}")
+    newest, tagged, missing, *gated = ask(hub, tmp_path, *places)
     uri, folder = newest.split()
     assert uri == f"hf://org/tiny@{COMMITS['main']}"
     assert {name: (Path(folder) / name).read_bytes() for name in FILES} == FILES
@@ -107,6 +110,10 @@ def test_hub_ids_are_pinned_downloaded_and_found_again_without_the_hub(hub: str,
     assert uri == f"hf://org/tiny@{COMMITS['v1']}"
     assert (Path(folder) / "config.json").read_bytes() == FILES["config.json"] + b" "
     assert missing.startswith("error org/none: neither a folder here nor a repository or revision of the hub")
+    assert [
+        line.startswith(f"error {place}: the repository is gated")
+        for line, place in zip(gated, ("org/gated", f"hf://org/gated@{'c' * 40}"), strict=True)
+    ] == [True, True], gated
     nowhere = "http://127.0.0.1:9"
     again = ask(nowhere, tmp_path, "org/tiny", f"org/tiny@{COMMITS['v1']}", "org/other")
     assert again[:2] == [newest, tagged]

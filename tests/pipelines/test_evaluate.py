@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from reca.config import ModelConfig, SamplingConfig
 from reca.data.scenes import CLASSES
 from reca.evaluation import generation, looking
 from reca.evaluation.minigeneval.prompts import prompts
+from reca.evaluation.mmmu import ASK_LETTER
 from reca.evaluation.run_config import (
     BenchmarkRecipe,
     DPGBenchConfig,
@@ -40,6 +42,7 @@ from reca.evaluation.run_config import (
     JudgeConfig,
     JudgingExecution,
     MMEConfig,
+    MMMUConfig,
     POPEConfig,
     WISEConfig,
 )
@@ -77,6 +80,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mme/count").mkdir(parents=True)
     (folder / "mme/count/1.txt").write_text("is there a cat ?\tYes\nis there a dog ?\tNo\n")
     Image.new("RGB", (20, 30), "blue").save(folder / "mme/count/1.png")
+    (folder / "mmmu/Art").mkdir(parents=True)
+    asked = {"id": "validation_Art_1", "question": "what is there", "options": "['cat', 'dog']", "answer": "A"}
+    picture = {"bytes": (folder / "photos/a.png").read_bytes(), "path": "a.png"}
+    table = pa.Table.from_pylist([{**asked, "question_type": "multiple-choice", "image_1": picture}])
+    pq.write_table(table, folder / "mmmu/Art/validation-00000-of-00001.parquet")
     return folder
 
 
@@ -99,6 +107,7 @@ def recipe(places: Path, smallest_base: Path) -> BenchmarkRecipe:
         pope=POPEConfig(questions=str(places), images=str(places / "photos")),
         mme=MMEConfig(folder=str(places / "mme")),
         gqa=GQAConfig(str(places / "gqa.json"), str(places / "photos")),
+        mmmu=MMMUConfig(str(places / "mmmu")),
     )
 
 
@@ -141,6 +150,8 @@ def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRec
     assert (geneval["pictures"], geneval["items"], geneval["missing"], geneval["unscored"]) == (12, 6, 0, 0)
     assert geneval["judge"] == "transformers Mask2Former detector and CLIP clip"
     assert geneval["settings"]["steps"] == "2"
+    assert geneval["settings"]["resolution"] == "16 x 16"
+    assert geneval["settings"]["noise seed"] == "0"
     assert "not comparable" in geneval["notes"][0]
     assert list(geneval["strict"]["correct"])[1:] == list(geneval["official"]["correct"])[1:]
     assert sides["dpgbench"]["title"] == "DPG with judge vlm, 2 of 1,065 items"
@@ -152,6 +163,18 @@ def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRec
     assert page.count("data:image/jpeg;base64,") == 8
     assert "<script" not in page
     assert page.count("http") == page.count("http-equiv")
+
+
+def test_a_model_is_asked_questions_whose_pictures_lie_in_parquet_files(
+    recipe: BenchmarkRecipe, save_smallest: Callable[[Sequence[str]], Path], tmp_path: Path
+) -> None:
+    words = re.findall(r"\w+|[^\w\s]", f"( A ) ( B ) cat dog {ASK_LETTER}")
+    model = ModelConfig("showo", str(save_smallest(sorted(set(words)))))
+    found = run(replace(recipe, benchmarks="mmmu", model=model), tmp_path)
+    (side,) = found["benchmarks"]["mmmu"]["sides"].values()
+    assert side["title"].startswith("MMMU, validation, 1 of 900 items")
+    assert (side["pictures"], side["missing"]) == (1, 0)
+    assert side["official_score"] in (0.0, 0.5, 1.0)
 
 
 def test_folders_of_pictures_are_compared_pair_by_pair(recipe: BenchmarkRecipe, tmp_path: Path) -> None:

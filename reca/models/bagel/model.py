@@ -85,6 +85,13 @@ class BagelModel(UnifiedModel, Editor):
         fixed = ("vit_model.", "vit_pos_embed.", "latent_pos_embed.")
         return {name: value for name, value in everything.items() if not name.startswith(fixed)}
 
+    @property
+    def understanding_frozen(self) -> bool:
+        """Whether gradients stop at understanding tokens: `freeze_understanding`, unless the connector was set to learn
+        none the less, as pre-training does.
+        """
+        return self.config.freeze_understanding and not self.network.connector.fc1.weight.requires_grad
+
     # Frozen encoders
 
     @torch.no_grad()
@@ -152,7 +159,7 @@ class BagelModel(UnifiedModel, Editor):
             ValueError: image-to-text while understanding is frozen and gradients are wanted: nothing would train.
         """
         if task == "image_to_text":
-            if self.config.freeze_understanding and torch.is_grad_enabled():
+            if self.understanding_frozen and torch.is_grad_enabled():
                 raise ValueError(
                     "BAGEL's understanding side is frozen, so image_to_text trains nothing; set training.lambda_i2t=0"
                 )
@@ -190,7 +197,15 @@ class BagelModel(UnifiedModel, Editor):
         total = functional.cross_entropy(found.answers, layout.labels, reduction="sum")
         return LossTerm(total, total.new_tensor(float(len(layout.labels))))
 
-    def predict(self, layout: Layout, features: Tensor, clean: Tensor, noise: Tensor, logits: Tensor) -> Predictions:
+    def predict(
+        self,
+        layout: Layout,
+        features: Tensor,
+        clean: Tensor,
+        noise: Tensor,
+        logits: Tensor,
+        connected: Tensor | None = None,
+    ) -> Predictions:
         """Everything that losses of a packed batch ask for, in one pass.
 
         Args:
@@ -200,11 +215,12 @@ class BagelModel(UnifiedModel, Editor):
             noise: float32 [Nl, C].
             logits: float32 [I], logit of the time before the shift, of each picture of latent tokens; -inf for clean
                 ones.
+            connected: [Nv, E] to stand for what the connector makes of `features`.
         """
         times = flow.shifted(logits.float().sigmoid(), self.config.timestep_shift)
         mixed = flow.noised(clean, noise, times[layout.latent_picture, None])
-        embedded = self.network.embed_packed(layout, features, mixed, times)
-        und, gen = self.network.packed(layout, embedded, self.config.freeze_understanding)
+        embedded = self.network.embed_packed(layout, features, mixed, times, connected)
+        und, gen = self.network.packed(layout, embedded, self.understanding_frozen)
         return Predictions(
             velocity=self.network.llm2vae(gen[layout.scored]).float(),
             target=(noise - clean)[layout.scored],

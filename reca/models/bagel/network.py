@@ -99,7 +99,9 @@ class Bagel(nn.Module):
         """[N, E] of noised latent tokens [N, C], embedded times [N, E] and positions int64 [N]."""
         return self.vae2llm(tokens) + times + self.latent_pos_embed(positions)
 
-    def embed_packed(self, layout: Layout, features: Tensor, tokens: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    def embed_packed(
+        self, layout: Layout, features: Tensor, tokens: Tensor, times: Tensor, connected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Input embeddings of understanding tokens [Nt + Nv, E] and of latent tokens [Nl, E] of a packed batch.
 
         Args:
@@ -107,8 +109,10 @@ class Bagel(nn.Module):
             features: float [Nv, D] of the understanding tower.
             tokens: float32 [Nl, C], latent tokens after noising.
             times: float32 [I], time of each picture of latent tokens; 0 for clean ones.
+            connected: [Nv, E] to stand for what the connector makes of `features`.
         """
-        seen = self.embed_seen(features, layout.seen_positions)
+        connected = self.connector(features) if connected is None else connected
+        seen = connected + self.vit_pos_embed(layout.seen_positions)
         by_token = self.time_embedder(times)[layout.latent_picture]
         gen = self.embed_latents(tokens, by_token, layout.latent_positions)
         return torch.cat([self.embed_text(layout.text_ids), seen]), gen

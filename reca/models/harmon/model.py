@@ -38,6 +38,7 @@ from reca.models.harmon.network import HarmonNetwork, MaskedPass, Prompt
 from reca.models.harmon.pixels import from_bytes, to_bytes
 from reca.models.harmon.sampling import DrawingPlan, draw_image, seeded_noise
 from reca.models.harmon.text import HEADER, load_tokenizer
+from reca.models.pixels import check_size
 
 
 class HarmonModel(UnifiedModel):
@@ -94,9 +95,7 @@ class HarmonModel(UnifiedModel):
         Raises:
             ValueError: images of another size.
         """
-        size = self.config.image_size
-        if pixels.shape[1:] != (3, size, size):
-            raise ValueError(f"pixels have shape {list(pixels.shape)}, expected [B, 3, {size}, {size}]; fit them first")
+        check_size(pixels, self.config.image_size)
         return {"latents": encode_pixels(self.vae, from_bytes(pixels.to(self.device)), self.config)}
 
     # Batches and draws

@@ -37,6 +37,7 @@ from reca.models.openuni.flow import Noised, add_noise, denoise, seeded_noise
 from reca.models.openuni.prompts import Prompter, Prompts
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, load_tokenizer
 from reca.models.openuni.understanding import InternVL, published_state, restore_joined
+from reca.models.pixels import check_size
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,7 @@ class OpenUniModel(UnifiedModel):
         Raises:
             ValueError: the images have another size.
         """
-        side = self.config.image_size
-        if tuple(pixels.shape[1:]) != (3, side, side):
-            raise ValueError(f"pixels have shape {list(pixels.shape)}, expected [B, 3, {side}, {side}]; fit them first")
+        check_size(pixels, self.config.image_size)
         images = pixels.to(self.device).float() / 127.5 - 1
         return {"latents": self.vae.encode(images, return_dict=False)[0], "features": self.lmm.features(images)}
 

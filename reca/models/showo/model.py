@@ -25,11 +25,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PhiConfig, PhiForCau
 from reca.config import SamplingConfig
 from reca.models.attention import BY_DEVICE, additive
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import built, find_weights, load_strict, write_tensors
+from reca.models.checkpoint import built
 from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
-from reca.models.pixels import from_bytes, to_bytes
-from reca.models.showo import masks, sequences
+from reca.models.pixels import check_size, from_bytes, to_bytes
+from reca.models.showo import files, masks, sequences
 from reca.models.showo.collation import Collator
 from reca.models.showo.config import ShowoConfig, read_config, write_config
 from reca.models.showo.decoding import Layout, greedy, picture_logits
@@ -103,7 +103,11 @@ class ShowoModel(UnifiedModel):
             `codes` int32 [B, N]; `features` float32 [B, C, D] of the reconstruction branch, or `condition_codes` int32
             [B, Nc] when the configuration selects that condition; `understanding_features` float32 [B, C, D] where the
             understanding branch needs its own.
+
+        Raises:
+            ValueError: pictures of another size than `geometry` says.
         """
+        check_size(pixels, self.config.image_size)
         images = from_bytes(pixels.to(self.device))
         side = self.config.clip.image_size
         encoded = {"codes": self.magvit.encode(images).int()}
@@ -304,35 +308,14 @@ class ShowoModel(UnifiedModel):
                 f"config.json says {(config.text_size, config.end_of_text)}"
             )
         model = built(lambda: cls(config, tokenizer), device, dtype)
-        language, clip, magvit = model._published()
-        model.stored = {
-            **load_strict(language, find_weights(folder)),
-            **load_strict(clip, find_weights(folder / "clip"), clip_name),
-            **load_strict(magvit, find_weights(folder / "magvitv2")),
-        }
+        model.stored = files.read_weights(model, folder)
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint in the published layout; floating-point tensors as `dtype` if one is given."""
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
-        for part, tensors in zip(("", "clip", "magvitv2"), self._published(), strict=True):
-            write_tensors(tensors, folder / part / "model.safetensors", dtype, self.stored)
-
-    def _published(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Tensors of the three weight files, by published name."""
-        state = self.state_dict()
-        language = {name: value for name, value in state.items() if name.startswith(("showo.", "mm_projector."))}
-        clip = {f"vision_model.{name}": value for name, value in self.clip.state_dict().items()}
-        return language, clip, self.magvit.state_dict()
-
-
-def clip_name(stored: str) -> str | None:
-    """Full name of a published key of CLIP's vision tower; None for CLIP's text half and its old buffers."""
-    text_half = stored.startswith(("text_model.", "text_projection.", "visual_projection.", "logit_scale"))
-    if text_half or stored.endswith(".position_ids"):
-        return None
-    return f"vision_model.{stored.removeprefix('vision_model.')}"
+        files.write_weights(self, folder, dtype, self.stored)
 
 
 def _phi_config(config: ShowoConfig) -> PhiConfig:

@@ -20,9 +20,10 @@ from reca.models.parity import Check, compare, compare_norm
 from reca.models.showo import masks, sequences
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
 from reca.models.showo.decoding import Layout, greedy
+from reca.models.showo.files import clip_name, published
 from reca.models.showo.magvit import quantizer_losses
 from reca.models.showo.masking import mask_codes
-from reca.models.showo.model import ShowoModel, clip_name
+from reca.models.showo.model import ShowoModel
 from reca.models.showo.pixels import plain_resize
 from reca.models.showo.sampling import StepDraws, unmask
 from reca.models.showo.sequences import IGNORED, Tokens
@@ -291,11 +292,10 @@ def _gradient(name: str, found: Tensor | None, expected: Tensor) -> Check:
 
 def _build(settings: Mapping[str, Any], folder: Path) -> ShowoModel:
     model = ShowoModel(_config(settings)).eval()
-    state = model.state_dict()
-    language = {name: value for name, value in state.items() if name.startswith(("showo.", "mm_projector."))}
-    load_strict(language, folder / "weights.safetensors")
-    load_strict(model.clip.state_dict(), folder / "clip_weights.safetensors", clip_name)
-    load_strict(model.magvit.state_dict(), folder / "magvit_weights.safetensors")
+    parts = published(model)
+    load_strict(parts[""], folder / "weights.safetensors")
+    load_strict(parts["clip"], folder / "clip_weights.safetensors", clip_name)
+    load_strict(parts["magvitv2"], folder / "magvit_weights.safetensors")
     return model
 
 

@@ -1,0 +1,61 @@
+"""Pictures and grids that do not fit a model are refused before anything runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bagel_tiny
+import harmon_tiny
+import janus_tiny
+import openuni_tiny
+import pytest
+import showo_tiny
+import torch
+
+from reca.models import FAMILIES, family_class
+from reca.models.base import UnifiedModel
+from reca.models.errors import CheckpointError
+
+BUILD: dict[str, Callable[[], UnifiedModel]] = {
+    "showo": showo_tiny.tiny_model,
+    "harmon": harmon_tiny.tiny_model,
+    "janus": janus_tiny.tiny_model,
+    "openuni": openuni_tiny.tiny_model,
+    "bagel": bagel_tiny.tiny_model,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_of_another_size_are_refused(family: str) -> None:
+    model = BUILD[family]()
+    right = model.geometry.size
+    for side in (1, right // 2, right * 2):
+        with pytest.raises(ValueError, match=rf"{side}, {side}\].*\b{right}, {right}\]|\b{right}, {right}\].*{side}\]"):
+            model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("showo", {"image_size": 2}, "image_size=2 is no multiple of the tokenizer factor 4"),
+        ("harmon", {"reca": {"image_size": 2}}, "image_size is 2 pixels; it must be a multiple of 4"),
+        ("harmon", {"reca": {"image_size": 64}}, "image_size=64 takes 259 positions .*max_position_embeddings=96"),
+        ("janus", {"vision_config": {"image_size": 2}}, "image_size is 2, the other sizes need 4"),
+        ("janus", {"vision_config": {"image_size": 64}}, "num_image_tokens is 16, the other sizes need 256"),
+        ("openuni", {"image_size": 2}, "image_size=2 is no multiple of 4"),
+        ("bagel", {"image_size": 8}, "image_size=8 is no multiple of the 16 pixels of one token"),
+        ("bagel", {"image_size": 64}, "image_size=64 is beyond the position table of 3 x 3 tokens"),
+    ],
+)
+def test_sizes_below_a_patch_and_beyond_the_positions_are_named(
+    family: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    BUILD[family]().save(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    for name, value in change.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=rf"config\.json.*{message}"):
+        family_class(family).load(tmp_path)
