@@ -197,6 +197,8 @@ def _print_run(record: Any) -> None:
         print(f"{'':<6}{node['uri']}")
     for name, text in record["failures"].items():
         print(f"failed {name}: {text}")
+    if record.get("refused"):
+        print(f"refused: {record['refused']}")
     if record["result"]:
         print(f"result: {record['result']}")
 

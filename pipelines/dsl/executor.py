@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from pipelines.dsl import environment
@@ -95,6 +96,7 @@ class _Run:
         self.started = datetime.now(UTC)
         self.run_id = f"{self.started:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.failures: dict[str, str] = {}
+        self.refused = ""
         self.skipped: list[str] = []
         self.to_run: dict[str, Verdict] = {}
         self.reminded: dict[str, float] = {}
@@ -112,6 +114,9 @@ class _Run:
             status = "failed" if self.failures else "done"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except DslError as error:
+            self.refused = str(error)
             raise
         finally:
             self.display.close()
@@ -231,7 +236,8 @@ class _Run:
         active.lease.release()
         parts = (f"{failure.kind}: {failure.message}", failure.trace)
         self.failures[node.name] = "\n".join(part for part in parts if part)
-        self.display.event(f"fail  {node.name}: {failure.kind}: {first}")
+        # The whole message ends the run's output.
+        self.display.event(f"fail  {node.name}: {failure.kind}: {shorten(first, 100, placeholder=' ...')}")
 
     def _commit(self, active: Active, done: Success) -> Failure | None:
         """Commit a finished attempt; what goes wrong then is a failure like any other."""
@@ -265,6 +271,7 @@ class _Run:
             "run": asdict(self._view(self.graph.nodes)),
             "status": status,
             "failures": self.failures,
+            "refused": self.refused,
             "command": list(self.options.command),
             "started": self.started.isoformat(timespec="seconds"),
             "wall_s": (datetime.now(UTC) - self.started).total_seconds(),

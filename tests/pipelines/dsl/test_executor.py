@@ -343,6 +343,9 @@ def test_more_than_the_cluster_can_hold_is_refused_before_the_start(bench: Bench
     with pytest.raises(ResourceError, match=r"greedy asks for 3 CPUs \(the cluster can hold 2\).*nothing was started"):
         bench.run(lambda: add((greedy(), source(1.0))), execution=Log(bench.log.folder, workers=3))
     assert bench.log.count("source") == 0
+    records = [bench.store.read_record(f"runs/{name}") for name in bench.store.files.names("runs")]
+    (refused,) = [record["refused"] for record in records if record["refused"]]
+    assert "greedy asks for 3 CPUs" in refused, "show says why"
 
 
 def test_a_store_that_cannot_be_written(cluster: None, tmp_path: Path) -> None:
