@@ -96,7 +96,6 @@ class TinyOpenUni(TinyFamily[AutoencoderDC, OpenUniModel]):
             if name.rsplit(".", 1)[-1] in ("lambda_1", "lambda_2"):
                 nn.init.ones_(parameter)
         model.vae.load_state_dict(tokenizer.state_dict())
-        model.explicit_attention()
         return model
 
     def targets(self, model: OpenUniModel, pixels: Tensor) -> dict[str, Tensor]:

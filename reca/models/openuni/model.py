@@ -79,10 +79,12 @@ class OpenUniModel(UnifiedModel):
         if config.activation_checkpointing:
             self.transformer.enable_gradient_checkpointing()
             self.lmm.language_model.activation_checkpointing_enable()
+        if self.meta_queries.device.type == "cpu":
+            self._explicit_attention()
         self.lmm.requires_grad_(False)
         self.vae.requires_grad_(False)
 
-    def explicit_attention(self) -> None:
+    def _explicit_attention(self) -> None:
         """Attention of InternVL and connector as matrix products and a softmax: for CPUs, where the backward pass of
         the fused kernel is slow (an update of the tiny model's pre-training takes 0.54 s of a core with it, 0.33 s
         without).
@@ -298,8 +300,6 @@ class OpenUniModel(UnifiedModel):
         published = published_state(state)
         model.stored = load_weights(published, folder)
         restore_joined(state, published)
-        if torch.device(device).type == "cpu":
-            model.explicit_attention()
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
