@@ -120,6 +120,22 @@ class Collator:
         return pack(samples, self.marks, self.config.vision.side, self.config.max_latent_size)
 
 
+def random_draws(batch: Batch, seeds: Sequence[int], config: BagelConfig) -> dict[str, Tensor]:
+    """Draws of a drawing task, as `reca.models.bagel.model` describes them, from one generator per example."""
+    shape, patch = batch["latent_mean"].shape, config.latent_patch_size
+    draws = {name: torch.empty(len(seeds)) for name in ("text_drop", "timestep")}
+    draws["noise"] = torch.zeros(len(seeds), shape[2] * shape[3] // patch**2, config.token_values)
+    draws["posterior"] = torch.zeros(len(seeds), *shape[1:])
+    for row, (seed, (rows, columns)) in enumerate(zip(seeds, batch["latent_grid"].tolist(), strict=True)):
+        generator = torch.Generator().manual_seed(seed)
+        draws["text_drop"][row] = torch.rand((), generator=generator)
+        draws["timestep"][row] = torch.randn((), generator=generator)
+        draws["noise"][row, : rows * columns] = torch.randn(rows * columns, config.token_values, generator=generator)
+        size = (shape[1], rows * patch, columns * patch)
+        draws["posterior"][row, :, : size[1], : size[2]] = torch.randn(size, generator=generator)
+    return draws
+
+
 def _question_and_answer(text: str, name: str) -> tuple[str, str]:
     question, found, answer = text.partition("\n")
     if not found:

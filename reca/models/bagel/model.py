@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from reca.config import SamplingConfig
 from reca.models.bagel import files, flow
-from reca.models.bagel.collation import Collator
+from reca.models.bagel.collation import Collator, random_draws
 from reca.models.bagel.config import BagelConfig, Guidance, read_config, write_config
 from reca.models.bagel.context import Context, Reader
 from reca.models.bagel.images import normalised, resized, to_bytes
@@ -128,21 +128,7 @@ class BagelModel(UnifiedModel, Editor):
 
     def draw(self, task: Task, batch: Batch, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Draws on the CPU (see the top of the module), from one generator per example."""
-        if task == "image_to_text":
-            return {}
-        shape, patch = batch["latent_mean"].shape, self.config.latent_patch_size
-        draws = {name: torch.empty(len(seeds)) for name in ("text_drop", "timestep")}
-        draws["noise"] = torch.zeros(len(seeds), shape[2] * shape[3] // patch**2, self.config.token_values)
-        draws["posterior"] = torch.zeros(len(seeds), *shape[1:])
-        for row, (seed, (rows, columns)) in enumerate(zip(seeds, batch["latent_grid"].tolist(), strict=True)):
-            generator = torch.Generator().manual_seed(seed)
-            draws["text_drop"][row] = torch.rand((), generator=generator)
-            draws["timestep"][row] = torch.randn((), generator=generator)
-            noise = torch.randn(rows * columns, self.config.token_values, generator=generator)
-            draws["noise"][row, : rows * columns] = noise
-            size = (shape[1], rows * patch, columns * patch)
-            draws["posterior"][row, :, : size[1], : size[2]] = torch.randn(size, generator=generator)
-        return draws
+        return {} if task == "image_to_text" else random_draws(batch, seeds, self.config)
 
     @property
     def _collator(self) -> Collator:
