@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import psutil
 import ray
 import torch
 from safetensors.torch import load_file
@@ -51,6 +50,8 @@ def toy_job(inputs: Path, place: Path, training: TrainingConfig = CONFIG, read_a
 
 
 def train_workers() -> list[psutil.Process]:
+    import psutil  # Ray brings it, and it can be imported only after Ray
+
     """Ray's processes below this one that hold a train worker."""
     found = psutil.Process().children(recursive=True)
     return [process for process in found if "RayTrainWorker" in process.name() + "".join(process.cmdline())]
