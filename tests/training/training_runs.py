@@ -16,6 +16,8 @@ from reca.config import ExecutionConfig, TrainingConfig
 from reca.data.encoded import EncodedWriter
 from reca.training import TrainingJob, train
 
+import psutil  # isort: skip  # Ray brings it: it can be imported only after Ray
+
 CONFIG = TrainingConfig(
     updates=400, batch_size=8, learning_rate=3e-3, warmup_updates=10, checkpoint_every=40, seed=5, precision="float32"
 )
@@ -50,8 +52,6 @@ def toy_job(inputs: Path, place: Path, training: TrainingConfig = CONFIG, read_a
 
 
 def train_workers() -> list[psutil.Process]:
-    import psutil  # Ray brings it, and it can be imported only after Ray
-
     """Ray's processes below this one that hold a train worker."""
     found = psutil.Process().children(recursive=True)
     return [process for process in found if "RayTrainWorker" in process.name() + "".join(process.cmdline())]
