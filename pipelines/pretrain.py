@@ -171,10 +171,11 @@ def tiny_harmon() -> PretrainRecipe:
 
 
 def tiny_openuni() -> PretrainRecipe:
-    """The shipped base `checkpoints/tiny_openuni`: flow matching in Sana, asked by learned queries.
+    """OpenUni, flow matching in Sana asked by learned queries: not finished, no base of it ships.
 
-    Command: `python pipelines/pretrain.py run --recipe tiny_openuni`. Hardware: one CPU core is used at a time. Cost
-    and expected scores: see the model card.
+    Command: `python pipelines/pretrain.py run --recipe tiny_openuni`. Hardware: one CPU core is used at a time. Cost,
+    estimated: 16 minutes of a core. With these settings it was stopped after 650 updates, when its pictures hardly
+    depended on the prompt; 2,200 updates at a higher rate stopped at the gates (docs/log.md).
     """
     return PretrainRecipe(
         name="tiny_openuni",
