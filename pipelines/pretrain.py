@@ -201,7 +201,7 @@ def tiny_bagel() -> PretrainRecipe:
     return PretrainRecipe(
         name="tiny_bagel",
         family="bagel",
-        tokenizer=TokenizerRecipe(updates=900, batch_size=16, learning_rate=3e-3, commit=0.0, entropy=0.0),
+        tokenizer=TokenizerRecipe(updates=900, batch_size=16, learning_rate=3e-3, commit=0.0, entropy=0.0, kl=1e-4),
         base=BaseRecipe(updates=1800, batch_size=32, spelled=20, scenes=12_000, rates=CaptionRates(color=0.3)),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=16)),
         gates=GateConfig(single_object=0.8, colors=0.0, understanding=0.7, class_recall=0.25),

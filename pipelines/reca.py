@@ -11,7 +11,7 @@ if __package__ in (None, ""):
     # Python puts this script's folder first, where `import reca` would find this very file; Ray's workers copy it.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipelines.artifacts import Checkpoint, Gates, ImageShards, Report, Scores, Trained
+from pipelines.artifacts import Checkpoint, EditScores, Gates, ImageShards, Report, Scores, Trained
 from pipelines.dsl import External, main, pipeline
 from pipelines.recipes import RECIPES, check
 from pipelines.stages import (
@@ -22,7 +22,6 @@ from pipelines.stages import (
     load_checkpoint,
     prepare,
     report,
-    report_with_edits,
     score_edits,
     source_of,
     train,
@@ -74,11 +73,15 @@ def fit(recipe: RecaRecipe) -> Fitted:
 def reca(recipe: RecaRecipe) -> Report:
     """Score the base, post-train it, score again with the same prompts and noise, and report the difference.
 
-    A family that edits is also scored on edits. That is a stage of its own, so other families' keys know nothing of it.
+    A family that edits is also scored on edits.
     """
     f = fit(recipe)
     after = evaluate.named("score after")(f.trained, f.scorer, recipe.evaluation)
-    common = (
+    edits: tuple[EditScores, ...] = ()
+    if recipe.edits.count and can_edit(recipe.model.family):
+        sides = {"edit before": f.model, "edit after": f.trained}
+        edits = tuple(score_edits.named(name)(model, f.scorer, recipe.edits) for name, model in sides.items())
+    return report(
         f.model,
         f.before,
         after,
@@ -89,14 +92,8 @@ def reca(recipe: RecaRecipe) -> Report:
         recipe.training,
         recipe.evaluation,
         recipe.name,
+        edits,
     )
-    if not recipe.edits.count or not can_edit(recipe.model.family):
-        return report(*common)
-    edits = tuple(
-        score_edits.named(f"edit {when}")(model, f.scorer, recipe.edits)
-        for when, model in (("before", f.model), ("after", f.trained))
-    )
-    return report_with_edits.named("report")(*common, (edits[0], edits[1]))
 
 
 if __name__ == "__main__":

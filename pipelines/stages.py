@@ -171,45 +171,9 @@ def report(
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     name: str,
+    edits: tuple[EditScores, ...],
 ) -> Report:
-    """Write `report.html` and `summary.json`."""
-    return write_report(ctx, model, before, after, trained, shards, gates, scorer, training, evaluation, name, None)
-
-
-@stage(retries=0)
-def report_with_edits(
-    ctx: StageContext,
-    model: Checkpoint,
-    before: Scores,
-    after: Scores,
-    trained: Trained,
-    shards: tuple[ImageShards, ...],
-    gates: Gates,
-    scorer: External,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    name: str,
-    edits: tuple[EditScores, EditScores],
-) -> Report:
-    """Write `report.html` and `summary.json` of a family that edits."""
-    return write_report(ctx, model, before, after, trained, shards, gates, scorer, training, evaluation, name, edits)
-
-
-def write_report(
-    ctx: StageContext,
-    model: Checkpoint,
-    before: Scores,
-    after: Scores,
-    trained: Trained,
-    shards: tuple[ImageShards, ...],
-    gates: Gates,
-    scorer: External,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    name: str,
-    edits: tuple[EditScores, EditScores] | None,
-) -> Report:
-    """Bring what the stages wrote together; `edits` are those before and after, None where the family edits none."""
+    """Write `report.html` and `summary.json`; `edits` are those before and after, none where the family edits none."""
     import msgspec
 
     from pipelines.report import findings, render_report, summary

@@ -55,9 +55,6 @@ TINY_SIGLIP = VisionSizes(
     patch_size=PATCH,
 )
 
-DIVERGENCE = 1e-4
-"""Weight of the mean divergence per latent value from a standard normal."""
-
 EDITS = 10
 """Edits of one update."""
 
@@ -86,13 +83,16 @@ class TinyBagel(TinyFamily[Vae, BagelModel]):
         return vae
 
     def redraw(self, tokenizer: Vae, pixels: Tensor, update: int, recipe: TokenizerRecipe) -> Redrawn:
-        """Decode a draw from the posterior; penalty: its divergence from a standard normal (arXiv 1312.6114, B)."""
+        """Decode a draw from the posterior; penalty: `recipe.kl` times its divergence from a standard normal.
+
+        Formula: arXiv 1312.6114, appendix B. The draw is a function of (seed, update).
+        """
         mean, deviation = tokenizer.moments(pixels)
         mean, deviation = mean.float(), deviation.float()
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + update)
         latents = mean + deviation * torch.randn(mean.shape, generator=generator)
         divergence = (mean.square() + deviation.square() - 1).mean() / 2 - deviation.log().mean()
-        return Redrawn(tokenizer.decode(latents), (DIVERGENCE * divergence,), None)
+        return Redrawn(tokenizer.decode(latents), (recipe.kl * divergence,), None)
 
     @torch.no_grad()
     def redrawn(self, tokenizer: Vae, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -40,6 +40,19 @@ def test_the_tokenizer_learns_and_continues(name: str, tmp_path: Path) -> None:
     assert tokenizer_quality(family, model, 7, 8)[0] > 10
 
 
+@pytest.mark.parametrize("name", ["harmon", "openuni", "bagel"])
+def test_continuous_latents_are_pulled_to_a_standard_normal_as_much_as_the_recipe_says(name: str) -> None:
+    family: TinyFamily[nn.Module, UnifiedModel] = tiny_family(name)
+    torch.manual_seed(0)
+    tokenizer, pixels = family.new_tokenizer(), torch.rand(2, 3, 64, 64) * 2 - 1
+    none, one, two = (
+        family.redraw(tokenizer, pixels, 0, TokenizerRecipe(entropy=0.0, kl=weight)).penalties[0]
+        for weight in (0, 1, 2)
+    )
+    assert none == 0 < one
+    assert torch.isclose(two, 2 * one)
+
+
 def test_unused_codes_get_latents_of_their_own_and_used_ones_stay() -> None:
     torch.manual_seed(0)
     side = torch.eye(8)[0] * 4
