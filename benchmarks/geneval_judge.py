@@ -25,7 +25,7 @@ from reca.evaluation.geneval_benchmark import Sighting, detections
 from reca.evaluation.geneval_judge import GenEvalJudge, read_names, to_color
 
 SIDE = 512
-REPEATS = 1
+REPEATS = 5
 PAIRS = 10
 """Candidates of a picture that the bias is set for."""
 
