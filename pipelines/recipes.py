@@ -72,7 +72,7 @@ def tiny_openuni() -> RecaRecipe:
     return RecaRecipe(
         name="tiny_openuni",
         model=ModelConfig(family="openuni", checkpoint="checkpoints/tiny_openuni"),
-        training=TrainingConfig(updates=200, learning_rate=2e-4, lambda_i2t=0.0),
+        training=TrainingConfig(updates=400, learning_rate=5e-4, lambda_i2t=0.0),
         evaluation=EvaluationConfig(prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=12)),
     )
 
