@@ -26,6 +26,10 @@ BLOCK = 2**20
 """Numbers that are checked and copied at once: whatever a tensor's size, that takes a few MB beside the file."""
 
 Types = Mapping[str, torch.dtype]
+
+Target = Tensor | tuple[Tensor, ...]
+"""Where one stored tensor goes: a tensor, or several that it holds one after another along its first axis."""
+
 NO_TYPES: Types = MappingProxyType({})
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -99,7 +103,7 @@ def stored_names(path: Path) -> frozenset[str]:
 
 
 def load_strict(
-    wanted: Mapping[str, Tensor], path: Path, rename: Callable[[str], str | None] = lambda name: name
+    wanted: Mapping[str, Target], path: Path, rename: Callable[[str], str | None] = lambda name: name
 ) -> dict[str, torch.dtype]:
     """Copy a weight file into existing tensors, in their own data types, one tensor at a time.
 
@@ -122,8 +126,9 @@ def load_strict(
         name = rename(stored)
         if name is None:
             continue
-        problem = _misfit(tensor, wanted.get(name))
-        if problem is None and (broken := _copy(tensor, wanted[name])):
+        parts = _parts(wanted.get(name, ()))
+        problem = _misfit(tensor, parts)
+        if problem is None and (broken := _copy_parts(tensor, parts)):
             damaged += 1
             problem = f"{broken} values are NaN or infinite"
         if problem:
@@ -219,6 +224,23 @@ def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
     return tensor.split(max(1, BLOCK * len(tensor) // tensor.numel()))
 
 
+def joined(target: Target) -> Tensor:
+    """The tensor as it is stored; a copy where it is made of several."""
+    return target if isinstance(target, Tensor) else torch.cat(target)
+
+
+def _parts(target: Target) -> tuple[Tensor, ...]:
+    return (target,) if isinstance(target, Tensor) else target
+
+
+def _copy_parts(found: Tensor, parts: tuple[Tensor, ...]) -> int:
+    """Copy into parts. Returns how many values are not finite."""
+    if len(parts) == 1:
+        return _copy(found, parts[0])
+    rows = found.split([len(part) for part in parts])
+    return sum(_copy(source, part) for source, part in zip(rows, parts, strict=True))
+
+
 def _copy(found: Tensor, into: Tensor) -> int:
     """Copy block by block. Returns how many values are not finite."""
     broken = 0
@@ -229,12 +251,13 @@ def _copy(found: Tensor, into: Tensor) -> int:
     return broken
 
 
-def _misfit(found: Tensor, expected: Tensor | None) -> str | None:
-    if expected is None:
+def _misfit(found: Tensor, parts: tuple[Tensor, ...]) -> str | None:
+    if not parts:
         return "not part of this model"
-    if found.shape != expected.shape:
-        return f"shape {list(found.shape)}, expected {list(expected.shape)}"
-    return None
+    expected = list(parts[0].shape)
+    if len(parts) > 1:
+        expected[0] = sum(len(part) for part in parts)
+    return None if list(found.shape) == expected else f"shape {list(found.shape)}, expected {expected}"
 
 
 def _shards(index: Path) -> list[str]:

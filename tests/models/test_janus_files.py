@@ -166,7 +166,6 @@ def test_bad_configurations_are_named(folder: Path) -> None:
     vision, vq, text = good["vision_config"], good["vq_config"], good["text_config"]
     for changes, message in (
         ({"model_type": "llama"}, r"model_type is 'llama', expected \"janus\""),
-        ({"model_type": "multi_modality"}, "DeepSeek's own layout"),
         ({"vision_config": {**vision, "image_size": 18}}, "image_size is 18, the other sizes need 16"),
         ({"vision_config": {**vision, "image_size": 3}}, "image_size is 3, the other sizes need 4"),
         ({"vision_config": {**vision, "image_size": 32}}, "num_image_tokens is 16, the other sizes need 64"),

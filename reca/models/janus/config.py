@@ -111,19 +111,14 @@ def sizes_of(config: JanusConfig, source: str) -> Sizes:
 
 
 def read_config(folder: Path) -> JanusConfig:
-    """Read `config.json`.
+    """Read `config.json` in transformers' layout.
 
     Raises:
         CheckpointError: it is missing, no JSON, of another model, or its sizes do not fit together.
     """
     path = folder / CONFIG
-    values = _read_json(path)
+    values = read_json(path)
     kind = values.get("model_type")
-    if kind == "multi_modality":
-        raise CheckpointError(
-            f"{path}: this is DeepSeek's own layout; get the same weights in transformers' layout "
-            "(deepseek-community/Janus-Pro-1B or -7B), or convert them with transformers' script for Janus"
-        )
     if kind != "janus":
         raise CheckpointError(f'{path}: no Janus configuration: model_type is {kind!r}, expected "janus"')
     try:
@@ -144,9 +139,9 @@ def read_processing(folder: Path) -> Processing:
     """
     found: dict[str, Any] = {}
     if (folder / PREPROCESSOR).is_file():
-        found.update(_read_json(folder / PREPROCESSOR))
+        found.update(read_json(folder / PREPROCESSOR))
     if (folder / PROCESSOR).is_file():
-        processor = _read_json(folder / PROCESSOR)
+        processor = read_json(folder / PROCESSOR)
         found.update(processor.get("image_processor") or {})
         if "use_default_system_prompt" in processor:
             found["system_prompt"] = processor["use_default_system_prompt"]
@@ -194,7 +189,12 @@ def _published(hidden_size: int, intermediate_size: int, layers: int, heads: int
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Fields of a JSON object.
+
+    Raises:
+        CheckpointError: the file is missing or no JSON object.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError as error:

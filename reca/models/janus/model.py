@@ -36,23 +36,22 @@ from transformers import (
 from reca.config import SamplingConfig
 from reca.models.attention import BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import built, find_weights, load_strict, storage_types, stored_names, write_sharded
+from reca.models.checkpoint import built, find_weights, load_strict
 from reca.models.detection import refuse_other_family
 from reca.models.janus.collation import IGNORED, Collator
-from reca.models.janus.config import Processing, read_config, read_processing, sizes_of, write_processing
+from reca.models.janus.config import Processing, sizes_of
 from reca.models.janus.decoding import Prefix, Stream, draw_codes, greedy, seeded_draws, stacked, states
+from reca.models.janus.files import Parts, published, read_parts, write_parts
+from reca.models.janus.original import Original
 from reca.models.janus.tokenizer import Marks, generation_config, matching_marks
 from reca.models.janus.vq import decoded, image_codes
 from reca.models.pixels import from_bytes, to_bytes
-from reca.models.words import load_tokenizer
 
 FROZEN = ("model.vision_model.", "model.vqmodel.")
 """Understanding encoder and image tokenizer."""
 
 CAPTION_DROPOUT = 0.1
 """Share of captions replaced by pads in text-to-image training (Janus, arXiv 2410.13848, footnote 2)."""
-
-LANGUAGE_HEAD = "lm_head.weight"
 
 
 class JanusProModel(UnifiedModel):
@@ -80,6 +79,7 @@ class JanusProModel(UnifiedModel):
         self.config = config
         self.sizes = sizes_of(config, "JanusConfig")
         self.processing = processing
+        self.original: Original | None = None
         self.janus = JanusForConditionalGeneration(config)
         self.janus.tie_weights()  # skipped by transformers when its initialization is off
         self.collator = None if tokenizer is None else self._collator_of(tokenizer)
@@ -267,42 +267,28 @@ class JanusProModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint in transformers' layout as float32, tensor by tensor, straight to the device.
-
-        A stored language head is a matrix of its own; a checkpoint without one uses the input embedding. The published
-        configuration does not say which, so the weights decide.
+        """Read a checkpoint in transformers' layout or DeepSeek's own as float32, tensor by tensor, straight to the
+        device.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, values that are not finite,
                 another model's configuration, or a tokenizer that lacks a mark.
         """
         refuse_other_family(folder, cls.family)
-        config, tokenizer, weights = read_config(folder), load_tokenizer(folder), find_weights(folder)
-        config.tie_word_embeddings = LANGUAGE_HEAD not in stored_names(weights)
-        matching_marks(tokenizer, sizes_of(config, str(folder)), str(folder / "tokenizer.json"))
-        processing = read_processing(folder)
-        model = built(lambda: cls(config, tokenizer, processing), device, dtype)
-        model.stored = load_strict(model._published(), weights)
+        parts = read_parts(folder)
+        model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype)
+        model.original = parts.original
+        model.stored = load_strict(published(model.janus, parts.original), find_weights(folder))
         if (folder / "generation_config.json").is_file():
             model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write a checkpoint in transformers' layout; floating-point tensors as `dtype` if one is given."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = self._published()
-        types = {kind for kind in storage_types(tensors, dtype, self.stored).values() if kind.is_floating_point}
-        self.config.dtype = types.pop() if len(types) == 1 else torch.float32
-        self.config.architectures = ["JanusForConditionalGeneration"]
-        self.config.save_pretrained(str(folder))
-        self.janus.generation_config.save_pretrained(str(folder))
-        write_processing(self.processing, self.sizes, folder)
-        self._collator.tokenizer.save_pretrained(str(folder))
-        write_sharded(tensors, folder, dtype, stored=self.stored)
-
-    def _published(self) -> dict[str, Tensor]:
-        tied = self.config.tie_word_embeddings
-        return {name: value for name, value in self.janus.state_dict().items() if not (tied and name == LANGUAGE_HEAD)}
+        """Write a checkpoint in the layout it came in, else in transformers'; floating-point tensors as `dtype` if one
+        is given.
+        """
+        parts = Parts(self.config, self._collator.tokenizer, self.processing, self.original)
+        write_parts(self.janus, parts, folder, dtype, self.stored)
 
     # Text
 
