@@ -292,9 +292,6 @@ class HarmonModel(UnifiedModel):
         tokenizer = load_tokenizer(folder, config.llm.vocab_size)
         model = built(lambda: cls(config, tokenizer), device, dtype)
         model.stored = read_weights(model.network, model.vae, folder)
-        if torch.device(device).type == "cpu":
-            # The fused kernel's backward is slow there: a training step of 64 + 64 tiny pictures takes a fifth longer.
-            model.network.llm.set_attn_implementation("eager")
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from reca.models.attention import EAGER_BY_DEVICE
 from reca.models.harmon.config import HarmonConfig, LlmSizes
 from reca.models.harmon.dropout import RowDropout
 from reca.models.harmon.mar import Mar
@@ -73,6 +74,7 @@ class HarmonNetwork(nn.Module):
         self.llm = Qwen2ForCausalLM(qwen2_config(config.llm))
         # transformers ties in its weight initialization, which loading a checkpoint leaves out.
         self.llm.tie_weights()
+        self.llm.set_attn_implementation(EAGER_BY_DEVICE)
         self.mar = Mar(config.mar)
         narrow, wide = config.mar.encoder_embed_dim, config.llm.hidden_size
         self.proj_in = nn.Sequential(nn.Linear(narrow, wide), nn.SiLU(), nn.Linear(wide, wide))

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import torch
-from torch import Tensor
 
-from reca.models.checkpoint import find_weights, load_strict, stored_names
+from reca.models.checkpoint import Target, find_weights, load_strict, stored_names
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import (
     AutoencoderSizes,
@@ -97,7 +96,7 @@ def read_config(folder: Path) -> OpenUniConfig:
     return _convert({**main, **known}, OpenUniConfig, folder / "config.json")
 
 
-def load_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, torch.dtype]:
+def load_weights(state: Mapping[str, Target], folder: Path) -> dict[str, torch.dtype]:
     """Fill a published state from OpenUni's file and, for what it does not hold, from the parts' folders.
 
     Returns:
@@ -139,7 +138,7 @@ def find_main(folder: Path) -> Path:
         raise CheckpointError(f"{error}{found}") from error
 
 
-def _find_base(folder: Path, main: Path, missing: Mapping[str, Tensor]) -> Path:
+def _find_base(folder: Path, main: Path, missing: Mapping[str, Target]) -> Path:
     try:
         return find_weights(folder)
     except CheckpointError as error:

@@ -27,8 +27,9 @@ from transformers import PreTrainedTokenizerFast, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from reca.config import SamplingConfig
+from reca.models.attention import EAGER_BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
-from reca.models.checkpoint import built, write_tensors
+from reca.models.checkpoint import built, joined, write_tensors
 from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import OpenUniConfig
@@ -36,7 +37,7 @@ from reca.models.openuni.files import load_weights, read_config, write_config
 from reca.models.openuni.flow import Noised, add_noise, denoise, seeded_noise
 from reca.models.openuni.prompts import Prompter, Prompts
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, load_tokenizer
-from reca.models.openuni.understanding import InternVL, published_state, restore_joined
+from reca.models.openuni.understanding import InternVL, published_state
 from reca.models.pixels import check_size
 
 
@@ -79,19 +80,10 @@ class OpenUniModel(UnifiedModel):
         if config.activation_checkpointing:
             self.transformer.enable_gradient_checkpointing()
             self.lmm.language_model.activation_checkpointing_enable()
-        if self.meta_queries.device.type == "cpu":
-            self._explicit_attention()
+        for part in (self.lmm.language_model, self.lmm.vision_model):
+            part.set_attn_implementation(EAGER_BY_DEVICE)
         self.lmm.requires_grad_(False)
         self.vae.requires_grad_(False)
-
-    def _explicit_attention(self) -> None:
-        """Attention of InternVL and connector as matrix products and a softmax: for CPUs, where the backward pass of
-        the fused kernel is slow (an update of the tiny model's pre-training takes 0.54 s of a core with it, 0.33 s
-        without).
-        """
-        for part in (self.lmm.language_model, self.lmm.vision_model):
-            part.set_attn_implementation("eager")
-        self.connector.config._attn_implementation = "eager"  # pyright: ignore[reportPrivateUsage]
 
     @property
     def geometry(self) -> Geometry:
@@ -296,17 +288,15 @@ class OpenUniModel(UnifiedModel):
                 f"configuration says {config.language.vocab_size} and image_context_id={config.image_context_id}"
             )
         model = built(lambda: cls(config, tokenizer), device, dtype)
-        state = model.state_dict()
-        published = published_state(state)
-        model.stored = load_weights(published, folder)
-        restore_joined(state, published)
+        model.stored = load_weights(published_state(model.state_dict()), folder)
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a whole checkpoint under published keys; floating-point tensors as `dtype` if one is given."""
         write_config(self.config, folder)
         self._prompter.tokenizer.save_pretrained(str(folder / "lmm"))
-        write_tensors(published_state(self.state_dict()), folder / "model.safetensors", dtype, self.stored)
+        tensors = {name: joined(value) for name, value in published_state(self.state_dict()).items()}
+        write_tensors(tensors, folder / "model.safetensors", dtype, self.stored)
 
 
 def _refuse_text(task: Task) -> None:
@@ -319,5 +309,5 @@ def _refuse_text(task: Task) -> None:
 def _connector_config(config: OpenUniConfig) -> Any:
     # The published connector is SigLIP's encoder without embeddings and final norm, names of parameters included.
     sizes = SiglipVisionConfig(hidden_size=config.language.hidden_size, **asdict(config.connector))
-    sizes._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
+    sizes._attn_implementation = EAGER_BY_DEVICE  # pyright: ignore[reportPrivateUsage]
     return sizes

@@ -28,7 +28,7 @@ from reca.models.openuni.config import (
 )
 from reca.models.openuni.flow import denoise, sampling_scheduler, training_levels
 from reca.models.openuni.model import OpenUniModel
-from reca.models.openuni.understanding import published_state, restore_joined
+from reca.models.openuni.understanding import published_state
 from reca.models.parity import Check, compare, compare_norm
 
 Sizes = TypeVar("Sizes")
@@ -187,10 +187,9 @@ def _gradient(name: str, found: Tensor | None, expected: Tensor) -> Check:
 def _build(settings: Mapping[str, Any], folder: Path) -> OpenUniModel:
     model = OpenUniModel(_config(settings)).eval()
     model.transformer.requires_grad_(not settings["freeze"]["transformer"])
-    state = model.state_dict()
-    published = published_state({name: value for name, value in state.items() if not name.startswith("vae.")})
-    load_strict(published, folder / "weights.safetensors", lambda name: None if name.startswith("vae.") else name)
-    restore_joined(state, published)
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("vae.")}
+    weights = folder / "weights.safetensors"
+    load_strict(published_state(state), weights, lambda name: None if name.startswith("vae.") else name)
     return model
 
 

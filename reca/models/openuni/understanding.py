@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import InternVLVisionConfig, InternVLVisionModel, Qwen2Config, Qwen2ForCausalLM
 
+from reca.models.checkpoint import Target
 from reca.models.openuni.config import LanguageSizes, OpenUniConfig, VisionSizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -113,27 +113,19 @@ def merge_patches(states: Tensor, merge: int) -> Tensor:
     return squares.reshape(batch, side * side, merge * merge * width)
 
 
-def published_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published names of a state of names as they are here. Tensors are shared, except joined query, key and value
-    of the vision tower, which are copies; `restore_joined` writes those back.
+def published_state(state: Mapping[str, Tensor]) -> dict[str, Target]:
+    """Published names of a state of names as they are here. Memory is shared; query, key and value of the vision tower
+    are stored joined.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, Target] = {}
     for name, tensor in state.items():
         if "vision_model." not in name:
             found[name] = tensor
         elif QUERY.search(name):
-            found[_joined_name(name)] = torch.cat([state[part] for part in _parts(name)])
+            found[_joined_name(name)] = tuple(state[part] for part in _parts(name))
         elif "attention.k_proj." not in name and "attention.v_proj." not in name:
             found[_vision_name(name)] = tensor
     return found
-
-
-@torch.no_grad()
-def restore_joined(state: Mapping[str, Tensor], published: Mapping[str, Tensor]) -> None:
-    """Copy joined query, key and value of a published state into the state that it was made from."""
-    for name in filter(QUERY.search, state):
-        for part, rows in zip(_parts(name), published[_joined_name(name)].chunk(3), strict=True):
-            state[part].copy_(rows)
 
 
 def _parts(name: str) -> Iterator[str]:
