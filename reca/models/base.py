@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from reca.config import SamplingConfig
 Task = Literal["reconstruction", "text_to_image", "image_to_text"]
 """Reconstruction: draw the image again from its own understanding embeddings and a template prompt (RecA).
 Text-to-image: draw it from a caption. Image-to-text: answer a question about it."""
+
+DRAWING: tuple[Task, ...] = ("reconstruction", "text_to_image")
+"""Tasks whose loss is about a picture that is drawn."""
 
 Batch = Mapping[str, Tensor]
 """Named tensors, batch axis first. Each family documents its names and shapes in `collate`."""
@@ -88,6 +91,16 @@ class UnifiedModel(nn.Module, ABC):
     @abstractmethod
     def geometry(self) -> Geometry:
         """Geometry of the images given to `encode`."""
+
+    @property
+    def understanding_frozen(self) -> bool:
+        """Whether RecA trains the generation side only (decoupled families): then image-to-text trains nothing."""
+        return False
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Tasks that train the model."""
+        return DRAWING if self.understanding_frozen else get_args(Task)
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:

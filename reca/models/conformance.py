@@ -49,7 +49,7 @@ class Conformance:
 
     Args:
         build: makes the model, with the same weights each time.
-        tasks: tasks that train it; a family with frozen understanding leaves image-to-text out.
+        tasks: tasks to check; by default those that train the model (`UnifiedModel.tasks`).
         texts: three texts for each task (see `Example.text`); templates by default.
         updates: over-fitting stops after so many, or when every loss has fallen.
         source: folder the model is from; what an untouched model writes must be the safetensors in there.
@@ -58,17 +58,17 @@ class Conformance:
     def __init__(
         self,
         build: Callable[[], UnifiedModel],
-        tasks: Sequence[Task] = TASKS,
+        tasks: Sequence[Task] | None = None,
         texts: Mapping[Task, Sequence[str]] | None = None,
         updates: int = 100,
         source: Path | None = None,
     ) -> None:
         self.build = build
-        self.tasks = tasks
         self.texts = texts or default_texts()
         self.updates = updates
         self.source = source
         self.model = build().eval()
+        self.tasks = self.model.tasks if tasks is None else tasks
 
     def run(self) -> Iterator[Check]:
         """All checks. One that raises counts as failed, and the rest still run."""
@@ -302,7 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reca.models.conformance", description=__doc__)
     parser.add_argument("place", metavar="DIR", help="checkpoint of a tiny model: folder, fsspec URL or hub id")
     parser.add_argument("--family", required=True, help=f"{', '.join(FAMILIES)}, or module:Class of your own")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="tasks that train the family")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=TASKS, help="tasks to check; by default those that train the model"
+    )
     chosen = parser.parse_args(arguments)
     console = Console()
     try:

@@ -39,10 +39,16 @@ def test_pictures_of_another_size_are_refused(family: str) -> None:
     ("family", "change", "message"),
     [
         ("showo", {"image_size": 2}, "image_size=2 is no multiple of the tokenizer factor 4"),
+        ("showo", {"image_size": 32}, "image_size=32 takes 86 positions .*phi.max_positions=64"),
         ("harmon", {"reca": {"image_size": 2}}, "image_size is 2 pixels; it must be a multiple of 4"),
         ("harmon", {"reca": {"image_size": 64}}, "image_size=64 takes 259 positions .*max_position_embeddings=96"),
         ("janus", {"vision_config": {"image_size": 2}}, "image_size is 2, the other sizes need 4"),
         ("janus", {"vision_config": {"image_size": 64}}, "num_image_tokens is 16, the other sizes need 256"),
+        (
+            "janus",
+            {"text_config": {"max_position_embeddings": 32}},
+            "max_position_embeddings is 32, .* take 32",
+        ),
         ("openuni", {"image_size": 2}, "image_size=2 is no multiple of 4"),
         ("bagel", {"image_size": 8}, "image_size=8 is no multiple of the 16 pixels of one token"),
         ("bagel", {"image_size": 64}, "image_size=64 is beyond the position table of 3 x 3 tokens"),

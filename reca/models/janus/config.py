@@ -95,6 +95,12 @@ def sizes_of(config: JanusConfig, source: str) -> Sizes:
     for field, (found, expected) in needed.items():
         if found != expected:
             raise CheckpointError(f"{source}: {field} is {found}, the other sizes need {expected}")
+    held = vision.num_image_tokens + vq.num_patches**2
+    if text.max_position_embeddings <= held:
+        raise CheckpointError(
+            f"{source}: text_config.max_position_embeddings is {text.max_position_embeddings}, but a picture of "
+            f"{vision.image_size} pixels and its reconstruction take {held} positions and their prompt"
+        )
     if not 0 <= config.image_token_id < text.vocab_size:
         raise CheckpointError(
             f"{source}: image_token_id is {config.image_token_id}, but the vocabulary has {text.vocab_size} ids"

@@ -95,6 +95,11 @@ class OpenUniModel(UnifiedModel):
         """Where the weights are."""
         return self.meta_queries.device
 
+    @property
+    def understanding_frozen(self) -> bool:
+        """InternVL3 never trains."""
+        return True
+
     def train(self, mode: bool = True) -> Self:
         """Switch training mode of the trained parts; the frozen ones stay in evaluation mode, save the language model
         when its activations are recomputed (transformers does so in training mode only; it has no dropout).

@@ -1,5 +1,6 @@
 """From examples to batches of ids, on the CPU. The batches are described in `reca.models.showo.model`."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,10 @@ CONVERSATION = "USER: \n {} ASSISTANT:"
 """Form of a template prompt and of a question, as in the released training code."""
 
 
+class CutPrompt(UserWarning):
+    """A prompt is longer than what the model reads of it."""
+
+
 class Collator:
     """Tokenizes and stacks. `names` in its methods say what to call each text in an error message."""
 
@@ -25,6 +30,7 @@ class Collator:
         self.vocabulary = config.vocabulary
         self.tokenizer = tokenizer
         self.system = text_ids(tokenizer, [config.system_prompt], ["ShowoConfig.system_prompt"])[0]
+        self.warned = False
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Batch of one task."""
@@ -44,6 +50,22 @@ class Collator:
     def captions(self, texts: Sequence[str], names: Sequence[str]) -> Tensor:
         """Caption blocks int64 [B, M + 1]; a caption that is too long is cut, as published."""
         return sequences.caption_block(text_ids(self.tokenizer, texts, names), self.vocabulary, self.config.max_text)
+
+    def requests(self, texts: Sequence[str], names: Sequence[str]) -> Tensor:
+        """Caption blocks of what is to be drawn. The release cuts these too (some prompts of DPG-Bench are too long for
+        it), so they are not refused; the first one that is cut gives a `CutPrompt` warning.
+        """
+        rows, room = text_ids(self.tokenizer, texts, names), self.config.max_text - 2
+        cut = [(name, len(row)) for name, row in zip(names, rows, strict=True) if len(row) > room]
+        if cut and not self.warned:
+            self.warned = True
+            name, size = cut[0]
+            message = (
+                f"{name}: the prompt has {size} ids but only the first {room} are read, as published "
+                f"(max_text={self.config.max_text}); shorten it. Said once, for {len(cut)} of {len(rows)} prompts here"
+            )
+            warnings.warn(message, CutPrompt, stacklevel=2)
+        return sequences.caption_block(rows, self.vocabulary, self.config.max_text)
 
     def templates(self, texts: Sequence[str], names: Sequence[str]) -> Tensor:
         """Template prompts int64 [B, P], or [B, M + 3] for the VQ condition.

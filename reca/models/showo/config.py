@@ -225,6 +225,12 @@ class ShowoConfig:
             raise ValueError(
                 f"ShowoConfig.image_size={self.image_size} is no multiple of the tokenizer factor {self.magvit.factor}"
             )
+        if self.drawing_positions > self.phi.max_positions:
+            raise ValueError(
+                f"ShowoConfig.image_size={self.image_size} takes {self.drawing_positions} positions "
+                f"({self.image_tokens} codes, what they are drawn from, and marks), but phi.max_positions="
+                f"{self.phi.max_positions}"
+            )
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -235,6 +241,15 @@ class ShowoConfig:
     def image_tokens(self) -> int:
         """N: codes of one image."""
         return (self.image_size // self.magvit.factor) ** 2
+
+    @property
+    def drawing_positions(self) -> int:
+        """Length of the longest sequence that ends with a picture to draw."""
+        if self.condition == "vq":
+            before = self.max_text + 3 + (self.image_size // 2 // self.magvit.factor) ** 2
+        else:
+            before = self.prefix_length + (self.clip.image_size // self.clip.patch_size) ** 2
+        return max(before, self.max_text + 1) + self.image_tokens + 2
 
 
 SHOWO_256 = ShowoConfig()

@@ -230,8 +230,10 @@ class ShowoModel(UnifiedModel):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
-        """Draw uint8 [B, 3, S, S] from captions; guidance is against an empty caption."""
-        prefix = self._collator.captions(prompts, [f"prompt {number}" for number in range(len(prompts))])
+        """Draw uint8 [B, 3, S, S] from captions; guidance is against an empty caption. A caption that is too long is
+        cut, as published, with a warning.
+        """
+        prefix = self._collator.requests(prompts, [f"prompt {number}" for number in range(len(prompts))])
         image = self._hidden_picture(len(prompts))
         _, layout = self._caption_layout(prefix.to(self.device), image, image)
         return self._draw(layout, seeds, sampling)
