@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reca.models import attention
-from reca.models.attention import EAGER_BY_DEVICE, by_device, eager_by_device, mask_by_device
+from reca.models.attention import EAGER_BY_DEVICE, by_device, mask_by_device
 
 Part = tuple[nn.Module, dict[str, Tensor]]
 
@@ -69,7 +69,7 @@ def test_on_the_cpu_it_is_the_eager_attention_of_transformers_bit_for_bit(
         module.requires_grad_(True)
         found = list[list[Tensor]]()
         for name in (EAGER_BY_DEVICE, "eager"):
-            module.config._attn_implementation = name  # type: ignore[reportPrivateUsage]
+            module.config._attn_implementation = name  # pyright: ignore
             module.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 states = module(**inputs).last_hidden_state
@@ -80,18 +80,25 @@ def test_on_the_cpu_it_is_the_eager_attention_of_transformers_bit_for_bit(
         assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("kind", [by_device, eager_by_device])
+@pytest.mark.parametrize("parts", [harmon, openuni])
+def test_the_fused_kernel_gives_equal_states(parts: Callable[[], list[Part]]) -> None:
+    with torch.no_grad():
+        for module, inputs in parts():
+            found = module(**inputs).last_hidden_state
+            module.config._attn_implementation = "sdpa"  # pyright: ignore
+            torch.testing.assert_close(found, module(**inputs).last_hidden_state, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("groups", [2, 4])
-def test_explicit_and_fused_attention_agree(kind: Callable[..., Any], groups: int) -> None:
+def test_explicit_and_fused_attention_agree(groups: int) -> None:
     module = nn.Module()
-    module.num_key_value_groups = 4 // groups  # pyright: ignore[reportAttributeAccessIssue]
-    module.is_causal = False  # pyright: ignore[reportAttributeAccessIssue]
+    module.num_key_value_groups = 4 // groups  # pyright: ignore
     generator = torch.Generator().manual_seed(1)
     query = torch.randn(2, 4, 6, 8, generator=generator)
     key, value = (torch.randn(2, groups, 6, 8, generator=generator) for _ in range(2))
     mask = attention.additive(torch.rand(2, 1, 6, 6, generator=generator) < 0.7)
     mask[..., 0] = 0
-    found, _ = kind(module, query, key, value, mask)
+    found, _ = by_device(module, query, key, value, mask)
     expected, _ = attention.sdpa_attention_forward(module, query, key, value, mask)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
