@@ -67,11 +67,13 @@ class External:
 
     Attributes:
         uri: path or URI; a relative path starts at the folder that the driver was started in.
+        advice: how to mend it when nothing is there, such as where to get the file; no part of the identity.
         base: folder that a relative path starts at; the executor fills it in for workers that start elsewhere.
     """
 
     uri: str
     base: str = ""
+    advice: str = "check the path, or the credentials"
 
     @property
     def place(self) -> str:
@@ -110,14 +112,10 @@ class External:
         except Exception as error:
             if not is_storage_error(error):
                 raise
-            raise BuildError(
-                f"the input {self.uri} cannot be read: {error}; check the path and its permissions"
-            ) from error
+            raise BuildError(f"the input {self.uri} cannot be read: {error}; {self.advice}") from error
         if not any(entry.size for entry in listing):
             state = "holds no data" if listing else "is missing or empty"
-            raise BuildError(
-                f"the input {self.uri} {state} (looked at {files.root}); check the path, or the credentials"
-            )
+            raise BuildError(f"the input {self.uri} {state} (looked at {files.root}); {self.advice}")
         stamp = canonical.digest(json.dumps([[e.path, e.size, e.stamp] for e in listing]).encode())
         remembered = cache_folder("digests") / f"{canonical.digest(files.root.encode())}.json"
         if (known := _read_digest(remembered, stamp)) is not None:

@@ -27,6 +27,9 @@ CHUNK = 4 * 2**20
 
 DIGEST_BYTES = 20
 
+TIMES = ("mtime", "LastModified", "Last-Modified", "created")
+"""What file systems call the time of the last change."""
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -177,11 +180,14 @@ class Files:
         fs = self._remote[0]
         fs.invalidate_cache()
         found = cast(dict[str, dict[str, Any]], fs.find(root, detail=True))
-        for name, info in found.items():
+        for name, listed in found.items():
+            # A web server's listing holds names alone, and some servers do not tell sizes.
+            info = listed if listed.get("size") is not None else cast(dict[str, Any], fs.info(name))
+            size = info["size"] if info.get("size") is not None else len(cast(bytes, fs.cat_file(name)))
             etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-            stamp = etag or str(info.get("mtime") or info.get("LastModified") or info.get("created") or "")
+            stamp = etag or str(next((info[key] for key in TIMES if info.get(key)), ""))
             relative = name[len(root) :].lstrip("/") or name.rsplit("/", 1)[-1]
-            yield FileEntry(relative, int(info["size"]), stamp, etag)
+            yield FileEntry(relative, int(size), stamp, etag)
 
     def open(self, path: str) -> BinaryIO:
         """Open a file of [`listing`][pipelines.dsl.files.Files.listing] for reading."""
@@ -211,9 +217,10 @@ def _local_entry(path: str, stat: os.stat_result) -> FileEntry:
 def is_storage_error(error: Exception) -> bool:
     """Tell whether an error is a file system's word on a place, and no mistake of ours.
 
-    Missing credentials, an unreachable end point and the like are botocore's own errors, no OSErrors.
+    Missing credentials, an unreachable end point, a refusal and the like are errors of the libraries behind fsspec, no
+    OSErrors.
     """
-    return isinstance(error, OSError) or type(error).__module__.startswith("botocore")
+    return isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiohttp"))
 
 
 def hash_file(files: Files, path: str) -> str:

@@ -228,10 +228,14 @@ def official_totals(pictures: Iterable[tuple[Asked, OfficialPicture]]) -> Figure
 def question_of(row: Mapping[str, object], number: int) -> Question:
     """One row of the question table, by its published columns.
 
+    Args:
+        row: cells by column.
+        number: of the row, from 0, heading not counted; messages count from 1.
+
     Raises:
         BenchmarkError: naming row and column, when a number cannot be read.
     """
-    where = f"question table, row {number} (item '{row['item_id']}')"
+    where = f"question table, row {number + 1} (item '{row['item_id']}')"
     try:
         identity = int(str(row["proposition_id"]))
     except ValueError as error:

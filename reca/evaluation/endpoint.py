@@ -10,7 +10,7 @@ from reca.evaluation.picture_files import Pictures
 from reca.evaluation.prompt_files import IMGEDIT_SOURCE, WISE_SOURCE
 from reca.evaluation.records import BenchmarkError, Record
 from reca.evaluation.run_config import JudgeConfig, JudgingExecution
-from reca.evaluation.tables import decode, read_text
+from reca.evaluation.tables import read_entries, read_text
 
 VIESCORE_SOURCE = "VIEScore's prompts, as in github stepfun-ai/Step1X-Edit"
 
@@ -77,13 +77,12 @@ def judge_all(
         case "dpgbench":
             questions, seen = judging.dpgbench_questions(cell or None), judging.answers_by_cell
         case "wise":
-            questions = judging.wise_questions(judging.read_judge_prompt(prompts, WISE_SOURCE))
+            questions = judging.wise_questions(read_text(prompts, WISE_SOURCE))
         case "imgedit":
-            by_type = decode(read_text(prompts, IMGEDIT_SOURCE), dict[str, str], prompts, IMGEDIT_SOURCE)
-            questions = judging.imgedit_questions(by_type, originals)
+            questions = judging.imgedit_questions(read_entries(prompts, str, IMGEDIT_SOURCE), originals)
         case "gedit":
             places = [f"{prompts.rstrip('/')}/{name}.txt" for name in ("consistency", "quality")]
-            texts = [judging.read_judge_prompt(place, VIESCORE_SOURCE) for place in places]
+            texts = [read_text(place, VIESCORE_SOURCE) for place in places]
             questions, seen = judging.gedit_questions(texts[0], texts[1], originals), judging.two_replies
         case other:
             raise ValueError(f"{other!r} is not judged behind an endpoint")

@@ -110,14 +110,16 @@ class Verdict(msgspec.Struct, frozen=True):
     refused: str | None = None
 
 
-def read_prompts(lines: Iterable[str | bytes]) -> list[Prompt]:
-    """Parse a prompt file (JSON lines).
+def read_prompts(lines: Iterable[str | bytes]) -> dict[int, Prompt]:
+    """Parse a prompt file (JSON lines): prompts by line number, from 1; blank lines hold none.
 
     Raises:
         GenEvalError: naming the line, on malformed JSON, an unknown tag or a position that points to a later entry.
     """
-    prompts: list[Prompt] = []
+    prompts: dict[int, Prompt] = {}
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             prompt = msgspec.json.decode(line, type=Prompt)
         except msgspec.DecodeError as error:
@@ -130,7 +132,7 @@ def read_prompts(lines: Iterable[str | bytes]) -> list[Prompt]:
             if entry.position is not None and not 0 <= entry.position[1] < index:
                 where = f"prompt line {number}: include[{index}]"
                 raise GenEvalError(f"{where} is placed by include[{entry.position[1]}]; name an earlier entry")
-        prompts.append(prompt)
+        prompts[number] = prompt
     return prompts
 
 

@@ -11,11 +11,10 @@ from typing import ClassVar
 import msgspec
 
 from reca.evaluation.benchmark import Benchmark, Figures, Values
-from reca.evaluation.picture_questions import Answers, Asked, PictureQuestion
+from reca.evaluation.picture_questions import Answers, Asked, PictureQuestion, same
 from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
 from reca.evaluation.tables import read_entries, some
-from reca.evaluation.understanding import same
 
 SOURCE = "testdev_balanced_questions.json of questions1.2.zip from cs.stanford.edu/people/dorarad/gqa"
 

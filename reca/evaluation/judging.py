@@ -19,7 +19,6 @@ from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.judge_client import Asker, JudgeClient, NoReplyError, Question
 from reca.evaluation.picture_files import Pictures, read_picture
 from reca.evaluation.records import A, BenchmarkError, Item, Record, S
-from reca.evaluation.tables import read_text
 
 YES_OR_NO = "Answer with one word, yes or no."
 """What a judge that is no yes-or-no model is told besides the question."""
@@ -175,22 +174,6 @@ def wise_questions(prompt: str, system: str | None = None) -> Questions[wise.Pro
         return (Question(text, (_png(read_picture(url)),), system),)
 
     return questions
-
-
-def read_judge_prompt(url: str, source: str) -> str:
-    """Text of a judge prompt.
-
-    Args:
-        url: path or fsspec URL of a text file.
-        source: where to get the text.
-
-    Raises:
-        BenchmarkError: when the file is missing or empty.
-    """
-    text = read_text(url, source)
-    if not text.strip():
-        raise BenchmarkError(f"{url}: an empty judge prompt; get {source}")
-    return text
 
 
 def _unscored(item: Item[A], sample: int, seen: S, reason: str, error: Exception) -> Record[A, S]:

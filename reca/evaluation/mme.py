@@ -136,11 +136,13 @@ def _task_items(folder: str, task: str, there: set[str]) -> Iterator[Item[Asked]
         if not found:
             raise BenchmarkError(f"{folder}/{path}: its picture {pictures}/{stem} is missing; get {SOURCE}")
         key = f"{task}/{stem}"
-        yield Item(key, task, "", _questions(f"{folder}/{path}"), (key,), source=found[0])
+        asked = _questions(f"{folder}/{path}")
+        yield Item(key, task, "\n".join(question.text for question in asked), asked, (key,), source=found[0])
 
 
 def _questions(url: str) -> Asked:
     rows = [line.split("\t") for line in read_text(url, SOURCE).splitlines() if line.strip()]
     if len(rows) != 2 or any(len(row) != 2 or row[1].strip().lower() not in ("yes", "no") for row in rows):
-        raise BenchmarkError(f"{url}: expected two lines of question, tab, Yes or No; get {SOURCE}")
+        found = "; ".join(" | ".join(row) for row in rows)[:80]
+        raise BenchmarkError(f"{url}: expected two lines of question, tab, Yes or No, found '{found}'; get {SOURCE}")
     return tuple(PictureQuestion(text.strip(), label.strip().lower()) for text, label in rows)

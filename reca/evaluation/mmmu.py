@@ -185,9 +185,12 @@ def read_mmmu(folder: str) -> MMMU:
             read, or a type of question is unknown.
     """
     items: list[Item[Asked]] = []
+    places: list[str] = []
     for url, subject in parquet_files(folder):
-        items += [_item(row, subject, f"{url}, question {row.id}") for row in read_records(url, MMMURow, SOURCE)]
-    unique(folder, [item.key for item in items], [f"id '{item.key}'" for item in items])
+        for place, row in read_records(url, MMMURow, SOURCE):
+            items.append(_item(row, subject, f"{place}, question {row.id}"))
+            places.append(f"{place} (id '{row.id}')")
+    unique([item.key for item in items], places)
     return MMMU(some(folder, items, SOURCE))
 
 
@@ -220,10 +223,10 @@ def save_pictures(folder: str, place: str, progress: Callable[[str], None] | Non
     for url, subject in parquet_files(folder):
         if progress:
             progress(f"pictures of {subject}")
-        for row in read_records(url, _Pictured, SOURCE):
+        for place, row in read_records(url, _Pictured, SOURCE):
             name = f"{row.id}.png"
             if row.image_1 is None or row.image_1.encoded is None:
-                raise BenchmarkError(f"{url}, question {row.id}: holds no picture image_1; get {SOURCE}")
+                raise BenchmarkError(f"{place}, question {row.id}: holds no picture image_1; get {SOURCE}")
             if name not in there:
                 put(files, f"{root.rstrip('/')}/{name}", row.image_1.encoded)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from reca.evaluation.understanding import same
+from reca.evaluation.picture_questions import same
 
 TRIMMED = ",.!?;:'"
 """Taken off both ends of a reply, one character after the other, in this order."""

@@ -244,7 +244,7 @@ def wise_parse(case: Case) -> list[Answer]:
 
 def _prompt(metadata: Mapping[str, Any]) -> Prompt:
     # Through JSON, so that a case is read exactly as a prompt file is.
-    return read_prompts([json.dumps(metadata)])[0]
+    return read_prompts([json.dumps(metadata)])[1]
 
 
 def _sightings(item: Mapping[str, Any]) -> list[Sighting]:

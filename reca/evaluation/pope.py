@@ -15,7 +15,7 @@ from reca.evaluation.benchmark import Benchmark, Figures, Values
 from reca.evaluation.picture_questions import UNREAD, Answers, Asked, PictureQuestion, first_word
 from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
-from reca.evaluation.tables import decode, read_text, some
+from reca.evaluation.tables import read_lines, some, unique
 
 SOURCE = "output/coco/coco_pope_{random,popular,adversarial}.json of github AoiDragon/POPE"
 
@@ -130,16 +130,11 @@ def read_pope(folder: str) -> POPE:
     items: list[Item[Asked]] = []
     for group in SETS:
         url = f"{folder.rstrip('/')}/coco_pope_{group}.json"
-        met: set[int] = set()
-        for number, line in enumerate(read_text(url, SOURCE).split("\n"), start=1):
-            if not line.strip():
-                continue
-            row = decode(line, POPERow, f"{url}, line {number}", SOURCE)
+        placed = read_lines(url, POPERow, SOURCE)
+        unique([row.question_id for _, row in placed], [f"{p} (question_id {row.question_id})" for p, row in placed])
+        for place, row in placed:
             if row.label not in ("yes", "no"):
-                raise BenchmarkError(f"{url}, line {number}: label is '{row.label}', expected yes or no; get {SOURCE}")
-            if row.question_id in met:
-                raise BenchmarkError(f"{url}, line {number}: question_id {row.question_id} stands twice; get {SOURCE}")
-            met.add(row.question_id)
+                raise BenchmarkError(f"{place}: label is '{row.label}', expected yes or no; get {SOURCE}")
             key = f"{group}/{row.question_id}"
             items.append(Item(key, group, row.text, (PictureQuestion(row.text, row.label),), (key,), source=row.image))
     return POPE(some(folder, items, SOURCE))

@@ -14,7 +14,7 @@ from reca.evaluation.dpgbench import DPGBench, Question, question_of
 from reca.evaluation.geneval import GenEvalError, read_prompts
 from reca.evaluation.geneval_benchmark import GenEval
 from reca.evaluation.records import BenchmarkError, Item
-from reca.evaluation.tables import decode, read_csv, read_entries, read_records, read_text, some, unique
+from reca.evaluation.tables import read_csv, read_entries, read_records, read_text, some, unique
 
 GENEVAL_SOURCE = "prompts/evaluation_metadata.jsonl of github djghosh13/geneval"
 DPG_SOURCE = "dpg_bench/dpg_bench.csv of github TencentQQGYLab/ELLA"
@@ -71,12 +71,12 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
     Raises:
         BenchmarkError: when the file is missing, malformed or empty, or holds a specification twice.
     """
-    lines = [line for line in read_text(url, GENEVAL_SOURCE).split("\n") if line.strip()]
     try:
-        prompts = read_prompts(lines)
+        numbered = read_prompts(read_text(url, GENEVAL_SOURCE).split("\n"))
     except GenEvalError as error:
         raise BenchmarkError(f"{url}: {error}; get {GENEVAL_SOURCE}") from error
-    unique(url, prompts, [f"line {number}" for number in range(1, len(prompts) + 1)])
+    prompts = list(numbered.values())
+    unique(prompts, [f"{url}, line {number}" for number in numbered])
     items = [
         Item(
             key=f"{number:05d}",
@@ -109,7 +109,7 @@ def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str |
         try:
             tables.setdefault(row["item_id"], []).append(question_of(row, number))
         except BenchmarkError as error:
-            raise BenchmarkError(f"{url}: {error}") from error
+            raise BenchmarkError(f"{url}: {error}; get {DPG_SOURCE}") from error
         texts.setdefault(row["item_id"], row["text"])
     for key, questions in tables.items():
         _check_questions(url, key, questions)
@@ -134,7 +134,7 @@ def read_imgedit(edits: str, judge_prompts: str) -> imgedit.ImgEdit:
             for three scores.
     """
     rows = read_entries(edits, EditRow, IMGEDIT_SOURCE)
-    prompts = decode(read_text(judge_prompts, IMGEDIT_SOURCE), dict[str, str], judge_prompts, IMGEDIT_SOURCE)
+    prompts = read_entries(judge_prompts, str, IMGEDIT_SOURCE)
     criteria = {kind: imgedit.criteria_of(prompt) for kind, prompt in prompts.items()}
     for key, row in rows.items():
         if row.edit_type not in imgedit.TYPES:
@@ -172,26 +172,26 @@ def read_gedit(urls: Sequence[str], language: str) -> gedit.GEdit:
             no record is of the language.
     """
     gedit.check_language(language)
-    rows = [row for url in urls for row in read_records(url, GEditRow, GEDIT_SOURCE)]
-    where = ", ".join(urls)
-    for row in rows:
+    rows = [placed for url in urls for placed in read_records(url, GEditRow, GEDIT_SOURCE)]
+    for place, row in rows:
         if row.task_type not in gedit.TYPES:
             known = ", ".join(gedit.TYPES)
-            raise BenchmarkError(f"{where}, key '{row.key}': task_type '{row.task_type}' is unknown; known: {known}")
+            raise BenchmarkError(f"{place}, key '{row.key}': task_type '{row.task_type}' is unknown; known: {known}")
         if row.instruction_language not in gedit.LANGUAGES:
             raise BenchmarkError(
-                f"{where}, key '{row.key}': instruction_language '{row.instruction_language}' is unknown; "
+                f"{place}, key '{row.key}': instruction_language '{row.instruction_language}' is unknown; "
                 f"known: {', '.join(gedit.LANGUAGES)}"
             )
-    chosen = [row for row in rows if row.instruction_language == language]
-    unique(where, [row.key for row in chosen], [f"key '{row.key}'" for row in chosen])
+    placed = [(f"{place} (key '{row.key}')", row) for place, row in rows if row.instruction_language == language]
+    chosen = [row for _, row in placed]
+    unique([row.key for row in chosen], [place for place, _ in placed])
     items: list[Item[gedit.Edit]] = []
     for row in chosen:
         folder = f"fullset/{row.task_type}/{language}"
         edit = gedit.Edit(row.instruction, row.task_type, language, row.intersection)
         pictures = (f"{folder}/{row.key}.png",)
         items.append(Item(row.key, row.task_type, row.instruction, edit, pictures, f"{folder}/{row.key}_SRCIMG.png"))
-    return gedit.GEdit(some(f"{where}, language '{language}'", items, GEDIT_SOURCE), language)
+    return gedit.GEdit(some(f"{', '.join(urls)}, language '{language}'", items, GEDIT_SOURCE), language)
 
 
 def read_wise(urls: Sequence[str], rewritten: bool = False) -> wise.Wise:
@@ -213,19 +213,17 @@ def read_wise_verified(urls: Sequence[str]) -> wise.WiseVerified:
 
 
 def _wise_items(urls: Sequence[str], last_ids: Sequence[int]) -> tuple[Item[wise.Prompt], ...]:
-    where = ", ".join(urls)
-    rows = sorted(
-        (row for url in urls for row in read_records(url, WiseRow, WISE_SOURCE)), key=lambda row: row.prompt_id
-    )
-    unique(where, [row.prompt_id for row in rows], [f"prompt_id {row.prompt_id}" for row in rows])
+    placed = [placed for url in urls for placed in read_records(url, WiseRow, WISE_SOURCE)]
+    placed.sort(key=lambda pair: pair[1].prompt_id)
+    unique([row.prompt_id for _, row in placed], [f"{place} (prompt_id {row.prompt_id})" for place, row in placed])
     items: list[Item[wise.Prompt]] = []
-    for row in rows:
+    for place, row in placed:
         group = wise.category(row.prompt_id, last_ids)
         if group is None:
-            raise BenchmarkError(f"{where}: prompt_id {row.prompt_id} is outside 1 to {last_ids[-1]}")
+            raise BenchmarkError(f"{place}: prompt_id {row.prompt_id} is outside 1 to {last_ids[-1]}")
         asked = wise.Prompt(row.prompt_id, row.prompt, row.explanation)
         items.append(Item(str(row.prompt_id), group, row.prompt, asked, (f"{row.prompt_id}.png",)))
-    return some(where, items, WISE_SOURCE)
+    return some(", ".join(urls), items, WISE_SOURCE)
 
 
 def _edit_items(rows: Mapping[str, EditRow], asked: Mapping[str, imgedit.Edit]) -> list[Item[imgedit.Edit]]:
@@ -234,7 +232,7 @@ def _edit_items(rows: Mapping[str, EditRow], asked: Mapping[str, imgedit.Edit]) 
 
 def _check_questions(url: str, key: str, questions: Sequence[Question]) -> None:
     where = f"{url}, item '{key}'"
-    unique(where, [q.id for q in questions], [f"proposition_id {q.id} (row {q.row})" for q in questions])
+    unique([q.id for q in questions], [f"{where}, row {q.row + 1}: proposition_id {q.id}" for q in questions])
     parents = {q.id: [parent for parent in q.parents if parent] for q in questions}
     for q in questions:
         for parent in parents[q.id]:
@@ -250,8 +248,8 @@ def _check_questions(url: str, key: str, questions: Sequence[Question]) -> None:
 
 def _same_items(url: str, texts: Mapping[str, str], prompts: str) -> None:
     rows = read_records(prompts, DPGPromptRow, DPG_PROMPTS_SOURCE)
-    unique(prompts, [row.item_id for row in rows], [f"item_id '{row.item_id}'" for row in rows])
-    expected = {row.item_id for row in rows}
+    unique([row.item_id for _, row in rows], [f"{place} (item_id '{row.item_id}')" for place, row in rows])
+    expected = {row.item_id for _, row in rows}
     if odd := sorted(expected ^ set(texts)):
         raise BenchmarkError(
             f"{url} and {prompts} do not hold the same items: {len(expected - set(texts))} lack questions, "

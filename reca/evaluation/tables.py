@@ -11,73 +11,111 @@ import fsspec
 import msgspec
 import pyarrow.parquet as pq
 
-from reca.evaluation.records import BenchmarkError
+from reca.evaluation.records import A, BenchmarkError, Item
 
 T = TypeVar("T")
 
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
+"""First bytes of packed files, which people give as they download them."""
+
 
 def read_text(url: str, source: str) -> str:
-    """A whole text file as UTF-8. Raises BenchmarkError when it cannot be read."""
+    """A whole text file.
+
+    Args:
+        url: path or fsspec URL.
+        source: where to get the right file.
+
+    Raises:
+        BenchmarkError: when it is missing, cannot be read, is packed, no UTF-8, or empty.
+    """
     with _opened(url, source) as stream:
-        return stream.read().decode("utf-8-sig")
+        data = stream.read()
+    if packed := [kind for mark, kind in PACKED.items() if data.startswith(mark)]:
+        raise BenchmarkError(f"{url}: is packed by {packed[0]}; unpack it and give the file that was inside")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(f"{url}: byte {error.start} is no UTF-8; save it as UTF-8, or get {source}") from error
+    if not text.strip():
+        raise BenchmarkError(f"{url}: is empty; get {source}")
+    return text
 
 
 def read_csv(url: str, columns: Sequence[str], source: str) -> list[dict[str, str]]:
-    """Rows of a CSV file. Raises BenchmarkError when it lacks one of the columns."""
+    """Rows of a CSV file. Raises BenchmarkError when it lacks one of the columns, or a row a cell of them."""
     reader = csv.DictReader(io.StringIO(read_text(url, source), newline=""))
-    found = reader.fieldnames or []
-    if lacking := [column for column in columns if column not in found]:
-        raise BenchmarkError(
-            f"{url}: column {', '.join(lacking)} is missing; found {', '.join(found) or 'none'}; get {source}"
-        )
-    rows: list[dict[str, str | None]] = list(reader)
-    for number, row in enumerate(rows):
+    try:
+        found = reader.fieldnames or []
+        rows: list[dict[str, str | None]] = list(reader)
+    except csv.Error as error:
+        raise BenchmarkError(f"{url}, line {reader.line_num}: no CSV: {error}; get {source}") from error
+    _require(url, columns, found, source)
+    for number, row in enumerate(rows, start=1):
         if lacking := [column for column in columns if row[column] is None]:
             raise BenchmarkError(f"{url}, row {number}: nothing in column {', '.join(lacking)}; get {source}")
     return cast("list[dict[str, str]]", rows)
 
 
-def read_records(url: str, kind: type[T], source: str) -> list[T]:
+def read_records(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
     """Rows of a parquet, CSV, JSON-lines or JSON file, by its suffix; the last for any other.
+
+    Returns:
+        Each row with its place: the file and a line, or a row counted from 1 without the heading.
 
     Raises:
         BenchmarkError: naming file, place and field, when it cannot be read so.
     """
     suffix = url.rsplit(".", 1)[-1].lower()
+    if suffix == "jsonl":
+        return read_lines(url, kind, source)
     fields = [field.encode_name for field in msgspec.structs.fields(cast("Any", kind))]
     if suffix == "parquet":
-        return _convert(_parquet(url, fields, source), list[kind], url, source)
-    if suffix == "csv":
-        return _convert(read_csv(url, fields, source), list[kind], url, source)
-    text = read_text(url, source)
-    if suffix == "jsonl":
-        # Not splitlines: that also splits at line separators inside a text.
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        return [decode(line, kind, f"{url}, line {number}", source) for number, line in lines]
-    return decode(text, list[kind], url, source)
+        rows = _parquet(url, fields, source)
+    elif suffix == "csv":
+        rows = read_csv(url, fields, source)
+    else:
+        rows = decode(read_text(url, source), list[Any], url, source)
+    places = [f"{url}, row {number}" for number in range(1, len(rows) + 1)]
+    return [(place, _convert(row, kind, place, source)) for place, row in zip(places, rows, strict=True)]
+
+
+def read_lines(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
+    """The entries of a file of JSON lines, each with its place. Raises BenchmarkError naming line and field."""
+    # Not splitlines: that also splits at line separators inside a text.
+    lines = enumerate(read_text(url, source).split("\n"), start=1)
+    placed = [(f"{url}, line {number}", line) for number, line in lines if line.strip()]
+    return [(place, decode(line, kind, place, source)) for place, line in placed]
 
 
 def _parquet(url: str, columns: Sequence[str], source: str) -> list[dict[str, Any]]:
     with _opened(url, source) as stream:
         # By columns: published files hold their pictures too.
         file = pq.ParquetFile(stream)
-        if lacking := [column for column in columns if column not in file.schema_arrow.names]:
-            raise BenchmarkError(f"{url}: column {', '.join(lacking)} is missing; get {source}")
+        _require(url, columns, file.schema_arrow.names, source)
         return file.read(columns=list(columns)).to_pylist()
+
+
+def _require(url: str, columns: Sequence[str], found: Sequence[str], source: str) -> None:
+    if lacking := [column for column in columns if column not in found]:
+        raise BenchmarkError(
+            f"{url}: column {', '.join(lacking)} is missing; found {', '.join(found) or 'none'}; get {source}"
+        )
 
 
 def read_entries(url: str, kind: type[T], source: str) -> dict[str, T]:
     """A JSON object of entries by key; JSON itself lets a key stand twice and keeps the last."""
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        unique(url, [key for key, _ in pairs], [f"key '{key}'" for key, _ in pairs])
+        unique([key for key, _ in pairs], [f"{url}: key '{key}'" for key, _ in pairs])
         return dict(pairs)
 
     try:
-        parsed = json.loads(read_text(url, source), object_pairs_hook=once)
+        parsed: object = json.loads(read_text(url, source), object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise BenchmarkError(f"{url}: not JSON: {error}; get {source}") from error
-    return _convert(parsed, dict[str, kind], url, source)
+    entries = _convert(parsed, dict[str, Any], url, source)
+    return {key: _convert(value, kind, f"{url}, key '{key}'", source) for key, value in entries.items()}
 
 
 def decode(text: str, kind: type[T], where: str, source: str) -> T:
@@ -104,23 +142,28 @@ def _opened(url: str, source: str) -> Generator[io.BufferedReader]:
     except BenchmarkError:
         raise
     except FileNotFoundError as error:
-        raise BenchmarkError(f"{url}: no such file; get {source} and give its path or URL") from error
-    except (OSError, ImportError, ValueError) as error:
-        # pyarrow's error for what is no parquet file is a ValueError.
-        raise BenchmarkError(f"{url}: cannot be read: {error}; get {source}") from error
+        # fsspec says so of every answer of a web server, and gives the true one as the cause.
+        why = f" ({error.__cause__})" if error.__cause__ else ""
+        raise BenchmarkError(f"{url}: no such file{why}; get {source} and give its path or URL") from error
+    except IsADirectoryError as error:
+        raise BenchmarkError(f"{url}: is a folder; give the file: {source}") from error
+    except Exception as error:  # errors of file systems, of their libraries and of pyarrow have no common class
+        raise BenchmarkError(f"{url}: cannot be read: {' '.join(str(error).split())}; get {source}") from error
 
 
-def some(where: str, items: Sequence[T], source: str) -> tuple[T, ...]:
-    """The items, of which there must be one. Raises BenchmarkError when there is none."""
+def some(where: str, items: Sequence[Item[A]], source: str) -> tuple[Item[A], ...]:
+    """The items, of which there must be one, each with a text. Raises BenchmarkError where that is not so."""
     if not items:
         raise BenchmarkError(f"{where}: holds no item; get {source}")
+    if silent := [item.key for item in items if not item.prompt.strip()]:
+        raise BenchmarkError(f"{where}: the text of item '{silent[0]}' is empty; get {source}")
     return tuple(items)
 
 
-def unique(where: str, values: Iterable[object], names: Sequence[str]) -> None:
-    """Refuse a value that stands twice. Raises BenchmarkError with the names of both."""
+def unique(values: Iterable[object], places: Sequence[str]) -> None:
+    """Refuse a value that stands twice. Raises BenchmarkError with both places."""
     first: dict[object, str] = {}
-    for value, name in zip(values, names, strict=True):
+    for value, place in zip(values, places, strict=True):
         if value in first:
-            raise BenchmarkError(f"{where}: {name} repeats {first[value]}; every one must stand once")
-        first[value] = name
+            raise BenchmarkError(f"{place} repeats {first[value]}; every one must stand once")
+        first[value] = place

@@ -13,6 +13,7 @@ import torch
 from reca.config import EvaluationConfig
 from reca.data.scenes import QUESTION_KINDS, Scene, ask, render
 from reca.data.sets import generator, scene_at
+from reca.evaluation.picture_questions import same
 from reca.evaluation.pictures import fitted
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.models.base import UnifiedModel
@@ -104,11 +105,6 @@ def summarize(answers: Sequence[Answer], resamples: int) -> UnderstandingResult:
     return UnderstandingResult(estimates(correct, resamples)[OVERALL], table, tuple(answers))
 
 
-def same(given: str, expected: str) -> bool:
-    """Whether two answers are equal after lower-casing, joining blanks and dropping a final period."""
-    return _plain(given) == _plain(expected)
-
-
 def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str]]) -> list[Answer]:
     pictures = [render(scene_at(HELD_OUT, HELD_OUT_SEED, index)) for index, *_ in rows]
     device = next(model.parameters()).device
@@ -119,7 +115,3 @@ def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str
         Answer(index, kind, asked, expected, text, same(text, expected))
         for (index, _, asked, expected), text in zip(rows, given, strict=True)
     ]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).removesuffix(".").strip()

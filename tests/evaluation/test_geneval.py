@@ -32,7 +32,7 @@ needs_golden = pytest.mark.skipif(
 
 
 def prompt_of(metadata: dict[str, Any]) -> Prompt:
-    return read_prompts([json.dumps(metadata)])[0]
+    return read_prompts([json.dumps(metadata)])[1]
 
 
 def detections_of(item: dict[str, Any]) -> list[Detection]:
@@ -72,7 +72,7 @@ def test_totals_of_the_official_code(name: str) -> None:
     if "records" in case:
         pairs = [(prompt_of(r["metadata"]), r["correct"]) for r in case["records"]]
     else:
-        prompts = read_prompts(PROMPT_FILE.read_text().splitlines())
+        prompts = list(read_prompts(PROMPT_FILE.read_text().splitlines()).values())
         lines = zip(case["prompt_file_lines"], case["correct"], strict=True)
         pairs = [(prompts[line], correct) for line, four in lines for correct in four]
     summary = summarize([(prompt, Verdict(correct, (), {})) for prompt, correct in pairs])

@@ -19,7 +19,6 @@ from reca.evaluation.judging import (
     imgedit_questions,
     judge_pictures,
     one_reply,
-    read_judge_prompt,
     two_replies,
     wise_questions,
 )
@@ -178,6 +177,3 @@ def test_judge_prompts_without_place_holders_are_refused(tmp_path: Path) -> None
         wise_questions("<prompt>")
     with pytest.raises(BenchmarkError, match="GEdit consistency prompt: place-holder <instruction>"):
         gedit_questions("SC?", "PQ?", "x")
-    (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(BenchmarkError, match="an empty judge prompt; get the VIEScore prompts"):
-        read_judge_prompt(str(tmp_path / "empty.txt"), "the VIEScore prompts")

@@ -15,6 +15,7 @@ from reca.evaluation.minigeneval.evaluate import (
     summarize,
 )
 from reca.evaluation.minigeneval.sampling import choose_sampling
+from reca.evaluation.picture_questions import same
 from reca.evaluation.reconstruction import recall
 from reca.evaluation.suite import (
     Evaluation,
@@ -24,7 +25,7 @@ from reca.evaluation.suite import (
     load_all,
     load_reconstructions,
 )
-from reca.evaluation.understanding import held_out_scenes, questions, same
+from reca.evaluation.understanding import held_out_scenes, questions
 from reca.models.base import UnifiedModel
 
 
