@@ -20,12 +20,15 @@ from reca.evaluation.run_config import (
     BenchmarkRecipe,
     DrawingConfig,
     GQAConfig,
+    JudgeConfig,
     MMEConfig,
     MMMUConfig,
     POPEConfig,
     Reading,
 )
 from reca.models import EDITORS, can_edit
+
+NAMES = "a text file with the detector's classes in GenEval's words, one a line,"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class Side:
 
     def made(self, benchmark: str) -> External:
         """Folder of a benchmark's pictures made elsewhere."""
-        return External(f"{self.images.rstrip('/')}/{benchmark}" if self.several else self.images)
+        if self.several:
+            advice = f"with several benchmarks, --images DIR holds one folder for each: DIR/{benchmark}"
+            return External(f"{self.images.rstrip('/')}/{benchmark}", advice=advice)
+        return External(self.images, advice="give the folder that holds the pictures: --images DIR")
 
     def pictures(self, source: External, reading: Reading, drawing: DrawingConfig) -> Drawn | External:
         """Draw a benchmark's pictures, or name the folder where they lie."""
@@ -84,7 +90,7 @@ def geneval(recipe: BenchmarkRecipe) -> Chosen:
             source,
             weights_at(config.detector),
             weights_at(config.clip),
-            External(config.object_names) if config.object_names else None,
+            needed(config.object_names, "geneval.object_names", NAMES) if config.object_names else None,
             reading,
             config.detector_scale,
             config.judge_batch,
@@ -110,7 +116,7 @@ def dpgbench(recipe: BenchmarkRecipe) -> Chosen:
         if config.vlm:
             vlm = weights_at(config.vlm)
             return judge_dpgbench.named(name)(pictures, source, vlm, reading, config.cell, config.judge_batch)
-        return judge_endpoint.named(name)(pictures, source, None, None, reading, recipe.judge, config.cell)
+        return judge_endpoint.named(name)(pictures, source, None, None, reading, asked_judge(recipe), config.cell)
 
     return Chosen(source, reading, judge)
 
@@ -125,7 +131,7 @@ def wise(recipe: BenchmarkRecipe) -> Chosen:
     def judge(side: Side) -> Judged:
         pictures = side.pictures(source, reading, config.drawing)
         stage = judge_endpoint.named(f"judge wise, {side.label}")
-        return stage(pictures, source, prompts, None, reading, recipe.judge, 0)
+        return stage(pictures, source, prompts, None, reading, asked_judge(recipe), 0)
 
     return Chosen(source, reading, judge, prompts)
 
@@ -148,7 +154,7 @@ def gedit(recipe: BenchmarkRecipe) -> Chosen:
     config, place = recipe.gedit, "the data set stepfun-ai/GEdit-Bench on the Hugging Face hub"
     source = needed(config.records, "gedit.records", place)
     prompts = needed(config.judge_prompts, "gedit.judge_prompts", "VIEScore's prompts, consistency.txt and quality.txt")
-    originals = External(config.sources) if config.sources else None
+    originals = needed(config.sources, "gedit.sources", f"source pictures of {place}") if config.sources else None
     if originals is None and not recipe.images and not config.records.lower().endswith(".parquet"):
         raise SettingsError(
             f"gedit.sources is not set and {config.records} is no parquet file that could hold the pictures; get the "
@@ -191,7 +197,7 @@ def edited(
             stage = draw_edits.named(f"draw {name}, {side.label}")
             pictures = stage(side.model, source, prompts, originals or source, reading, drawing)
         ask_judge = judge_endpoint.named(f"judge {name}, {side.label}")
-        return ask_judge(pictures, source, prompts, originals, reading, recipe.judge, 0)
+        return ask_judge(pictures, source, prompts, originals, reading, asked_judge(recipe), 0)
 
     return Chosen(source, reading, judge, prompts)
 
@@ -267,12 +273,24 @@ def chosen(recipe: BenchmarkRecipe) -> list[Chosen]:
     return [BENCHMARKS[name](recipe) for name in names]
 
 
+def asked_judge(recipe: BenchmarkRecipe) -> JudgeConfig:
+    """The judge behind the endpoint.
+
+    Raises:
+        SettingsError: when none is named.
+    """
+    if not recipe.judge.model:
+        raise SettingsError("judge.model is not set; name the judge as the endpoint knows it: --set judge.model=NAME")
+    return recipe.judge
+
+
 def needed(place: str, setting: str, source: str) -> External:
     """A file that the user has to give.
 
     Raises:
         SettingsError: when it is not given; the message says where to get it.
     """
+    advice = f"get {source} and give its path or URL: --set {setting}=PATH"
     if not place:
-        raise SettingsError(f"{setting} is not set; get {source} and give its path or URL: --set {setting}=PATH")
-    return External(place)
+        raise SettingsError(f"{setting} is not set; {advice}")
+    return External(place, advice=advice)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts import Checkpoint, Trained
 from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Drawn, Judged, Totalled
-from pipelines.dsl import External, Resources, StageContext, stage
+from pipelines.dsl import External, Resources, SettingsError, StageContext, stage
 from pipelines.stages import encoders, load_artifact
-from reca.evaluation.run_config import DrawingConfig, JudgeConfig, Reading
-from reca.models.sources import local_checkpoint
+from reca.evaluation.run_config import NO_ENDPOINT, DrawingConfig, JudgeConfig, JudgingExecution, Reading
+from reca.models.sources import hub_name, local_checkpoint
 
 if TYPE_CHECKING:
     from reca.evaluation.answering import Examinee
@@ -124,17 +124,30 @@ def judge_dpgbench(
     """Answer every question of DPG-Bench with a vision-language model; finished batches are kept."""
     from reca.evaluation.catalog import SHAPES, read_benchmark
     from reca.evaluation.looking import look
+    from reca.evaluation.picture_files import read_grid, read_picture
 
     bench = read_benchmark(reading, source.place)
     found = pictures_of(bench, pictures)
     check_cells(pictures, found, cell)
     load = partial(load_vlm, vlm=vlm, batch=batch, cell=cell)
+    read = partial(read_grid, side=cell) if cell else read_picture
     work = f"{ctx.work_uri}/records"
-    records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress)
+    records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress, read)
     return keep_judged(ctx, bench, records, found, reading.benchmark, shown(vlm), pictures)
 
 
-@stage(retries=0)
+def endpoint_named(execution: JudgingExecution) -> Resources:
+    """What the endpoint needs of this cluster: nothing but its address, without which no picture is to be drawn.
+
+    Raises:
+        SettingsError: when no address is given.
+    """
+    if not execution.base_url:
+        raise SettingsError(NO_ENDPOINT)
+    return Resources(cpus=0)
+
+
+@stage(claims=endpoint_named, retries=0)
 def judge_endpoint(
     ctx: StageContext,
     pictures: Drawn | External,
@@ -395,4 +408,6 @@ def picture_settings(pictures: Drawn | External, extra: Sequence[str]) -> dict[s
 
 def weights_at(place: str) -> Any:
     """Weights whose content is their identity where the place is a path or URL; a hub id stays a name."""
-    return External(place) if "://" in place or Path(place).expanduser().exists() else place
+    if "://" not in place and hub_name(place):
+        return place
+    return External(place, advice="give a folder, a URL or a hub id (ORG/NAME)")

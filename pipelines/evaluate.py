@@ -19,7 +19,8 @@ from pipelines.benchmark_choices import BENCHMARKS, Side, chosen
 from pipelines.benchmark_stages import compare, report, total
 from pipelines.dsl import SettingsError, main, pipeline
 from pipelines.stages import checkpoint_at, load_checkpoint
-from reca.evaluation.run_config import BenchmarkRecipe, JudgingExecution
+from reca.config import out_of_range
+from reca.evaluation.run_config import EVALUATION_RANGES, BenchmarkRecipe, JudgingExecution
 from reca.models import unknown_family
 
 
@@ -59,14 +60,19 @@ def sides_of(recipe: BenchmarkRecipe, several: bool) -> list[Side]:
 
 
 def check(recipe: BenchmarkRecipe, execution: JudgingExecution) -> None:
-    """Refuse a family that there is not, before anything starts.
+    """Refuse what could never work, before anything starts.
 
     Raises:
-        SettingsError: naming the families there are.
+        SettingsError: naming every field that is out of range, or the families there are.
     """
-    del execution
+    problems = [
+        *out_of_range(recipe, ranges=EVALUATION_RANGES),
+        *out_of_range(execution, "--context ", EVALUATION_RANGES),
+    ]
     if not recipe.images and (problem := unknown_family(recipe.model.family)):
-        raise SettingsError(problem)
+        problems.append(problem)
+    if problems:
+        raise SettingsError("; ".join(problems))
 
 
 def labels_of(places: Sequence[str]) -> list[str]:
@@ -101,6 +107,10 @@ def set_words(argv: Sequence[str]) -> list[str]:
     parser.add_argument("--images", metavar="DIR", help="score pictures made elsewhere instead of a model's")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two checkpoints, or two folders of pictures")
     flags, words = parser.parse_known_args(list(argv))
+    rivals = [("--compare", flags.compare, name, getattr(flags, name)) for name in ("images", "checkpoint")]
+    for first, one, second, other in (*rivals, ("--images", flags.images, "model", flags.model)):
+        if one is not None and other is not None:
+            parser.exit(2, f"error: {first} and --{second} both say what is scored; give one of them\n")
     if {"-h", "--help"} & set(words):
         print(parser.format_help())
     given = {

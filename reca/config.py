@@ -4,8 +4,9 @@ Every field here is *identity*: it enters the key of the stages that receive it.
 CPUs) is context and lives in [`ExecutionConfig`][reca.config.ExecutionConfig], which is never keyed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 Arm = Literal["reca", "sft"]
@@ -267,17 +268,20 @@ RANGES: dict[type, dict[str, str]] = {
 """Interval, in the usual notation, that a numeric field must lie in; what is not here may be any number."""
 
 
-def out_of_range(config: Any, prefix: str = "") -> Iterator[str]:
+def out_of_range(
+    config: Any, prefix: str = "", ranges: Mapping[type, Mapping[str, str]] = MappingProxyType(RANGES)
+) -> Iterator[str]:
     """Say of every field of a configuration, nested ones included, that lies outside its interval, and of no other.
 
     Args:
         config: a configuration dataclass.
         prefix: what stands before the field in the message, such as `training.`.
+        ranges: interval by class and field.
     """
     for name, value in ((f.name, getattr(config, f.name)) for f in fields(config)):
-        interval = RANGES.get(type(config), {}).get(name)
+        interval = ranges.get(type(config), {}).get(name)
         if is_dataclass(value):
-            yield from out_of_range(value, f"{prefix}{name}.")
+            yield from out_of_range(value, f"{prefix}{name}.", ranges)
         elif interval is not None and not _inside(value, interval):
             yield f"{prefix}{name} is {value}; it must lie in {interval}"
 

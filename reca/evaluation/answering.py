@@ -10,9 +10,8 @@ from torch import Tensor
 
 from reca.data.fit import fit
 from reca.evaluation.benchmark import Benchmark
-from reca.evaluation.picture_files import Pictures
+from reca.evaluation.picture_files import Pictures, require_sources
 from reca.evaluation.picture_questions import Answers, Asked
-from reca.evaluation.records import BenchmarkError
 from reca.models.base import Geometry
 
 
@@ -78,15 +77,6 @@ def question_pictures(bench: Benchmark[Asked, Answers], folder: str) -> Pictures
     Raises:
         BenchmarkError: when pictures are missing.
     """
-    from fsspec.core import url_to_fs
-
-    files, root = url_to_fs(folder)
-    there = {path[len(root.rstrip("/")) + 1 :] for path in files.find(root)}
-    sources = {item.key: item.source or "" for item in bench.items}
-    if missing := sorted({source for source in sources.values() if source not in there}):
-        raise BenchmarkError(
-            f"{folder}: {len(missing)} of {len(set(sources.values()))} pictures are missing, such as {missing[0]}; "
-            "give the folder of the pictures that the questions name"
-        )
-    found = {(key, 0): f"{folder.rstrip('/')}/{source}" for key, source in sources.items()}
+    require_sources(folder, bench.items, "give the folder of the pictures that the questions name")
+    found = {(item.key, 0): f"{folder.rstrip('/')}/{item.source}" for item in bench.items}
     return Pictures(folder, found, (), ())

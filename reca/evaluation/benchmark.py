@@ -262,10 +262,15 @@ class Benchmark(ABC, Generic[A, S]):
         if judge not in self.judges:
             yield f"judged by {judge}; published numbers use {' or '.join(self.judges)} and are not comparable"
         if missing:
-            yield f"{missing} expected pictures have no record"
-        reasons = [record.unscored for record in records if record.unscored is not None]
-        for reason in sorted(set(reasons)):
-            yield f"{reasons.count(reason)} unscored: {reason}"
+            known = {(record.item, record.sample) for record in records}
+            expected = ((i.key, n, path) for i in self.items for n, path in enumerate(i.pictures))
+            first = next(path for key, sample, path in expected if (key, sample) not in known)
+            yield f"{missing} expected pictures have no record, such as {first}"
+        unscored = [record for record in records if record.unscored is not None]
+        for reason in sorted({str(record.unscored) for record in unscored}):
+            alike = [record for record in unscored if record.unscored == reason]
+            why = f": {alike[0].why[0]}" if alike[0].why else ""
+            yield f"{len(alike)} unscored: {reason}, such as item '{alike[0].item}', sample {alike[0].sample}{why}"
         scored = {record.group for record in records if record.unscored is None}
         groups = [group for group in self.groups(self.headline) if group != OVERALL]
         for group in groups:

@@ -6,10 +6,10 @@ from reca.evaluation import judging
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.judge_client import JudgeClient
 from reca.evaluation.judge_client import JudgeConfig as ClientConfig
-from reca.evaluation.picture_files import Pictures
+from reca.evaluation.picture_files import Pictures, require_sources
 from reca.evaluation.prompt_files import IMGEDIT_SOURCE, WISE_SOURCE
 from reca.evaluation.records import BenchmarkError, Record
-from reca.evaluation.run_config import JudgeConfig, JudgingExecution
+from reca.evaluation.run_config import NO_ENDPOINT, JudgeConfig, JudgingExecution
 from reca.evaluation.tables import read_entries, read_text
 
 VIESCORE_SOURCE = "VIEScore's prompts, as in github stepfun-ai/Step1X-Edit"
@@ -24,13 +24,11 @@ def client_of(judge: JudgeConfig, execution: JudgingExecution, replies: str) -> 
         replies: folder that keeps replies when `execution` names none.
 
     Raises:
-        BenchmarkError: when model or address is not given.
+        BenchmarkError: when the address is not given.
         JudgeError: when the key's variable is not set, or a cap is set without prices.
     """
-    if not judge.model:
-        raise BenchmarkError("no judge is named; give the endpoint's model: --set judge.model=NAME")
     if not execution.base_url:
-        raise BenchmarkError("no endpoint is named; give its address: --context base_url=http://HOST:PORT/v1")
+        raise BenchmarkError(NO_ENDPOINT)
     config = ClientConfig(
         base_url=execution.base_url,
         model=judge.model,
@@ -68,9 +66,13 @@ def judge_all(
         cell: DPG-Bench: side of a sample in a 2 x 2 grid; 0 for one sample a file.
 
     Raises:
-        BenchmarkError: when judge prompts are missing or lack a place-holder.
+        BenchmarkError: when source pictures or judge prompts are missing, or a prompt lacks a place-holder.
         JudgeError: when the judge cannot be used at all; replies so far are kept.
     """
+    judged = [item for item in bench.items if any((item.key, n) in pictures.found for n in range(len(item.pictures)))]
+    if any(item.source for item in judged):
+        advice = f"give the folder of the pictures that were edited: --set {benchmark}.sources=DIR"
+        require_sources(originals, judged, advice)
     seen: Any = judging.one_reply
     questions: Any
     match benchmark:

@@ -149,11 +149,12 @@ class JudgeClient:
     def __init__(self, config: JudgeConfig, cache: str) -> None:
         self.config, self.cache = config, ReplyCache(cache)
         self.requests, self.reused, self.cost = 0, 0, 0.0
-        self._key = os.environ.get(config.key_variable, "") if config.key_variable else ""
+        self._key = os.environ.get(config.key_variable, "").strip() if config.key_variable else ""
         if config.key_variable and not self._key:
             raise JudgeError(
-                f"environment variable {config.key_variable} is not set; put the key of {config.base_url} there, name "
-                "another variable, or give an empty name when the endpoint wants no key"
+                f"environment variable {config.key_variable} is not set; put the key of {config.base_url} there (on "
+                "every node), name another variable, or give an empty name when the endpoint wants no key: --context "
+                "key_variable="
             )
         if config.most_cost is not None and not config.price_in + config.price_out > 0:
             raise JudgeError("a spending cap needs the prices of a million tokens; give price_in and price_out")

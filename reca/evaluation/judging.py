@@ -17,7 +17,7 @@ from PIL import Image
 from reca.evaluation import dpgbench, gedit, imgedit, wise
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.judge_client import Asker, JudgeClient, NoReplyError, Question
-from reca.evaluation.picture_files import Pictures, read_picture
+from reca.evaluation.picture_files import Pictures, cells_of, read_grid, read_picture
 from reca.evaluation.records import A, BenchmarkError, Item, Record, S
 
 YES_OR_NO = "Answer with one word, yes or no."
@@ -106,8 +106,7 @@ def dpgbench_questions(resolution: int | None = None) -> Questions[dpgbench.Aske
     """
 
     def questions(item: Item[dpgbench.Asked], url: str) -> Sequence[Question]:
-        picture = read_picture(url)
-        cells = [picture] if resolution is None else [picture.crop(box) for box in _grid(resolution)]
+        cells = (read_picture(url),) if resolution is None else cells_of(read_grid(url, resolution), resolution)
         return [Question(f"{q.text} {YES_OR_NO}", (data,)) for data in map(_png, cells) for q in item.asked]
 
     return questions
@@ -189,10 +188,6 @@ def _source(folder: str, item: Item[Any]) -> Image.Image:
     if item.source is None:
         raise BenchmarkError(f"item '{item.key}' names no source picture")
     return read_picture(f"{folder.rstrip('/')}/{item.source}")
-
-
-def _grid(side: int) -> list[tuple[int, int, int, int]]:
-    return [(x, y, x + side, y + side) for y in (0, side) for x in (0, side)]
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -57,6 +57,7 @@ def look(
     execution: ExecutionConfig,
     batch_size: int,
     progress: Callable[[str], None] | None = None,
+    read: Callable[[str], Image.Image] = read_picture,
 ) -> list[Record[A, S]]:
     """Judge every picture found; missing pictures get no record.
 
@@ -70,6 +71,7 @@ def look(
         execution: `workers` actors of `cpus_per_worker` CPUs and `gpus_per_worker` GPUs.
         batch_size: pictures looked at together.
         progress: called with one line now and then.
+        read: reads a picture, or raises BenchmarkError, which leaves it unscored; must be picklable.
 
     Returns:
         Records in the order of the items.
@@ -83,7 +85,7 @@ def look(
     ]
     todo = [s for s in samples if (s.item.key, s.number) not in records]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    for rows in spread(batches, partial(Looker, bench, load, blank), execution):
+    for rows in spread(batches, partial(Looker, bench, load, blank, read), execution):
         keep_records(rows, work)
         records |= {(r.item, r.sample): r for r in rows}
         if progress:
@@ -98,11 +100,19 @@ class Looker(Generic[A, S]):
         bench: items and rules.
         load: loads the judge onto a device.
         blank: what is seen in a picture that cannot be read.
+        read: reads a picture.
         device: `cpu` or `cuda`.
     """
 
-    def __init__(self, bench: Benchmark[A, S], load: Callable[[str], Judge[A, S]], blank: S, device: str) -> None:
-        self.bench, self.judge, self.blank = bench, load(device), blank
+    def __init__(
+        self,
+        bench: Benchmark[A, S],
+        load: Callable[[str], Judge[A, S]],
+        blank: S,
+        read: Callable[[str], Image.Image],
+        device: str,
+    ) -> None:
+        self.bench, self.judge, self.blank, self.read = bench, load(device), blank, read
 
     def __call__(self, batch: Sequence[Sample[A]]) -> list[Record[A, S]]:
         """One record for each picture, in order."""
@@ -110,10 +120,11 @@ class Looker(Generic[A, S]):
         faults: dict[int, str] = {}
         for row, sample in enumerate(batch):
             try:
-                pictures[row] = read_picture(sample.url)
+                pictures[row] = self.read(sample.url)
             except BenchmarkError as error:
                 faults[row] = str(error)
-        seen = iter(self.judge.see([batch[row].item.asked for row in pictures], list(pictures.values())))
+        asked = [batch[row].item.asked for row in pictures]
+        seen = iter(self.judge.see(asked, list(pictures.values())) if pictures else ())
         return [
             self._unreadable(sample, faults[row])
             if row in faults

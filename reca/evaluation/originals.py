@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from reca.evaluation import gedit
-from reca.evaluation.picture_files import decoded, read_picture
+from reca.evaluation.picture_files import FAULTS, decoded, read_picture
 from reca.evaluation.pictures import png
 from reca.evaluation.records import BenchmarkError, Item
 
@@ -41,7 +41,7 @@ def _size(url: str) -> tuple[int, int]:
             return picture.size
     except FileNotFoundError as error:
         raise BenchmarkError(f"{url}: no such source picture; give the folder that holds it") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except FAULTS as error:
         raise BenchmarkError(f"{url}: unreadable source picture: {error}; get it again") from error
 
 

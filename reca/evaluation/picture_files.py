@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import fsspec
+import numpy as np
 from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from reca.evaluation.records import BenchmarkError, Item
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+FAULTS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on broken files: SyntaxError inside a PNG, the last where a header claims 179 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +77,79 @@ def find_pictures(folder: str, items: Sequence[Item[Any]], ignore: str = "_SRCIM
     )
 
 
-def read_picture(url: str) -> Image.Image:
-    """Decode a picture completely, as RGB.
+def require_sources(folder: str, items: Sequence[Item[Any]], advice: str) -> None:
+    """Refuse a folder that lacks a picture which an item starts from.
+
+    Args:
+        folder: path or fsspec URL.
+        items: their `source` is a path in the folder.
+        advice: how to mend it.
 
     Raises:
-        BenchmarkError: naming the file, when it is missing, cut or no picture.
+        BenchmarkError: with the number of missing pictures and an example.
+    """
+    files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
+    there = {cast("str", path)[len(root.rstrip("/")) + 1 :] for path in files.find(root)}
+    wanted = {item.source for item in items if item.source}
+    if missing := sorted(wanted - there):
+        raise BenchmarkError(
+            f"{folder}: {len(missing)} of {len(wanted)} pictures are missing, such as {missing[0]}; {advice}"
+        )
+
+
+def read_picture(url: str) -> Image.Image:
+    """Decode a picture completely, as RGB; see `decoded`.
+
+    Raises:
+        BenchmarkError: naming the file, when it is missing, empty, cut or no picture.
     """
     try:
         with fsspec.open(url, "rb") as opened:
             data = cast("io.BufferedReader", opened).read()
-    except (OSError, ValueError) as error:
-        raise BenchmarkError(f"{url}: unreadable picture: {error}; draw it again") from error
+    except Exception as error:  # errors of file systems and of their libraries have no common class
+        raise BenchmarkError(f"{url}: unreadable picture: {error}; make it again") from error
     return decoded(data, url)
 
 
-def decoded(data: bytes, where: str) -> Image.Image:
-    """An encoded picture as RGB.
+def read_grid(url: str, side: int) -> Image.Image:
+    """A picture that holds four square samples, 2 x 2.
+
+    Args:
+        url: path or fsspec URL.
+        side: of a sample, in pixels.
 
     Raises:
-        BenchmarkError: naming `where` it is from, when it is cut or no picture.
+        BenchmarkError: naming the file, when it cannot be read or has another size.
+    """
+    picture = read_picture(url)
+    if picture.size != (2 * side, 2 * side):
+        raise BenchmarkError(
+            f"{url}: is {picture.width} x {picture.height} pixels, a grid of 2 x 2 samples of dpgbench.cell={side} has "
+            f"{2 * side} x {2 * side}; set the size of a sample, or make the picture again"
+        )
+    return picture
+
+
+def cells_of(picture: Image.Image, side: int) -> tuple[Image.Image, ...]:
+    """The four samples of a grid: top left, top right, bottom left, bottom right."""
+    corners = [(left, top) for top in (0, side) for left in (0, side)]
+    return tuple(picture.crop((left, top, left + side, top + side)) for left, top in corners)
+
+
+def decoded(data: bytes, where: str) -> Image.Image:
+    """An encoded picture as RGB: colours under transparency as they are stored, 16 bits by their upper eight.
+
+    Raises:
+        BenchmarkError: naming `where` it is from, when it is empty, cut, far too large or no picture.
     """
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode.startswith("I;16"):
+                # Pillow would cut at 255, which leaves a white picture.
+                return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+            return picture.convert("RGB")
     except UnidentifiedImageError as error:
-        raise BenchmarkError(f"{where}: unreadable picture: of no known format; draw it again") from error
-    except (OSError, ValueError) as error:
-        raise BenchmarkError(f"{where}: unreadable picture: {error}; draw it again") from error
+        what = "of no known format" if data else "an empty file"
+        raise BenchmarkError(f"{where}: unreadable picture: {what}; make it again") from error
+    except FAULTS as error:
+        raise BenchmarkError(f"{where}: unreadable picture: {error}; make it again") from error

@@ -6,10 +6,12 @@ Prompt files, question tables and weights are given by path, URL or hub id; noth
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reca.config import ExecutionConfig, ModelConfig, SamplingConfig
+from reca.config import RANGES, ExecutionConfig, ModelConfig, SamplingConfig
 
 GRID_CELLS = 4
 """Samples in one file of DPG-Bench in ELLA's layout."""
+
+NO_ENDPOINT = "no endpoint is named; give its address: --context base_url=http://HOST:PORT/v1"
 
 
 @dataclass(frozen=True)
@@ -303,3 +305,23 @@ class BenchmarkRecipe:
     mme: MMEConfig = field(default_factory=MMEConfig)
     gqa: GQAConfig = field(default_factory=GQAConfig)
     mmmu: MMMUConfig = field(default_factory=MMMUConfig)
+
+
+_COUNT, _NOT_NEGATIVE = "[1, inf)", "[0, inf)"
+_ASKED = {"batch_size": _COUNT, "max_new_tokens": _COUNT}
+
+EVALUATION_RANGES = {
+    **RANGES,
+    DrawingConfig: {"batch_size": _COUNT},
+    GenEvalConfig: {"samples": _COUNT, "judge_batch": _COUNT},
+    DPGBenchConfig: {"samples": _COUNT, "judge_batch": _COUNT, "cell": _NOT_NEGATIVE},
+    **dict.fromkeys((POPEConfig, MMEConfig, GQAConfig, MMMUConfig), _ASKED),
+    JudgeConfig: {"max_tokens": _COUNT, "turns": _COUNT},
+    BenchmarkRecipe: {"bootstrap": _COUNT},
+    JudgingExecution: {
+        **RANGES[ExecutionConfig],
+        "concurrency": _COUNT,
+        **dict.fromkeys(("most_cost", "price_in", "price_out"), _NOT_NEGATIVE),
+    },
+}
+"""Interval that a numeric field must lie in, as in `reca.config.RANGES`."""

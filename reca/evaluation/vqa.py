@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from reca.evaluation.dpgbench import NO, YES, Asked, Seen
+from reca.evaluation.picture_files import cells_of
 from reca.evaluation.records import BenchmarkError
 
 INSTRUCTION = "{question} Answer yes or no."
@@ -121,9 +122,3 @@ def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     if not (yes and no):
         raise BenchmarkError("the judge's tokenizer has no first token of its own for yes and for no; take another")
     return yes, no
-
-
-def cells_of(picture: Image.Image, side: int) -> tuple[Image.Image, ...]:
-    """The four square samples of a 2 x 2 grid: top left, top right, bottom left, bottom right."""
-    corners = [(left, top) for top in (0, side) for left in (0, side)]
-    return tuple(picture.crop((left, top, left + side, top + side)) for left, top in corners)

@@ -1,3 +1,5 @@
+from reca.evaluation.picture_files import cells_of
+
 """Pictures of a benchmark: seeds, layout, whole batches, resuming, and the same pictures however work is split."""
 
 import io
@@ -26,7 +28,6 @@ from reca.evaluation.geneval import Prompt, Requirement
 from reca.evaluation.prompt_files import read_dpgbench, read_geneval
 from reca.evaluation.records import BenchmarkError
 from reca.evaluation.run_config import DrawingConfig
-from reca.evaluation.vqa import cells_of
 from reca.models.showo.model import ShowoModel
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_judges import VLM_WORDS, save_clip, save_vlm
 
 from reca.evaluation.dpgbench import DPGBench, Question
+from reca.evaluation.picture_files import cells_of
 from reca.evaluation.records import BenchmarkError, Item
-from reca.evaluation.vqa import YesNoJudge, answer_tokens, cells_of
+from reca.evaluation.vqa import YesNoJudge, answer_tokens
 
 QUESTIONS = ("is there a cat ?", "is there a red dog ?", "a cat ?", "is there a dog or a cat ?")
 
