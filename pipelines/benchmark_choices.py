@@ -28,6 +28,9 @@ from reca.evaluation.run_config import (
 )
 from reca.models import EDITORS, can_edit
 
+TEXTS = (".jsonl", ".json", ".csv")
+"""Endings of GEdit's records that hold no pictures; other places are parquet files, or folders of them."""
+
 NAMES = "a text file with the detector's classes in GenEval's words, one a line,"
 
 
@@ -155,9 +158,9 @@ def gedit(recipe: BenchmarkRecipe) -> Chosen:
     source = needed(config.records, "gedit.records", place)
     prompts = needed(config.judge_prompts, "gedit.judge_prompts", "VIEScore's prompts, consistency.txt and quality.txt")
     originals = needed(config.sources, "gedit.sources", f"source pictures of {place}") if config.sources else None
-    if originals is None and not recipe.images and not config.records.lower().endswith(".parquet"):
+    if originals is None and not recipe.images and config.records.lower().endswith(TEXTS):
         raise SettingsError(
-            f"gedit.sources is not set and {config.records} is no parquet file that could hold the pictures; get the "
+            f"gedit.sources is not set and {config.records} is no parquet file, which could hold the pictures; get the "
             f"source pictures of {place} and give their folder: --set gedit.sources=DIR"
         )
     return edited(recipe, source, Reading("gedit", 1, config.language), prompts, originals, config.drawing)

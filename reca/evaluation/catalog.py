@@ -19,6 +19,7 @@ from reca.evaluation.prompt_files import (
 )
 from reca.evaluation.records import Record, load_records
 from reca.evaluation.run_config import Reading
+from reca.evaluation.tables import parquet_files
 
 SHAPES: Mapping[str, tuple[Any, Any]] = {
     "geneval": (Prompt, geneval_benchmark.Seen),
@@ -61,7 +62,7 @@ def read_benchmark(reading: Reading, place: str, judge_prompts: str = "") -> Ben
         case "imgedit":
             return read_imgedit(place, judge_prompts)
         case "gedit":
-            return read_gedit([place], reading.edition)
+            return read_gedit(parquet_files(place) or [place], reading.edition)
         case "pope":
             return read_pope(place)
         case "gqa":

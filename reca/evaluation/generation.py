@@ -32,6 +32,7 @@ from reca.evaluation.originals import as_tensor, copied, from_records, picture_s
 from reca.evaluation.picture_files import find_pictures, read_picture
 from reca.evaluation.records import BenchmarkError
 from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
+from reca.evaluation.tables import parquet_files
 from reca.models.base import Editor
 
 SETTINGS = "drawing.json"
@@ -247,8 +248,8 @@ def keep_sources(files: AbstractFileSystem, root: str, folder: str, benchmark: G
     """
     missing = {item.source: item for item in benchmark.items if item.source}
     missing = {path: item for path, item in missing.items() if not files.exists(posixpath.join(root, path))}
-    read = from_records if originals.lower().endswith(".parquet") else copied
-    for path, content in read(originals, missing):
+    records = parquet_files(originals) if missing else []
+    for path, content in from_records(records, missing) if records else copied(originals, missing):
         put(files, posixpath.join(root, path), content)
     return folder
 

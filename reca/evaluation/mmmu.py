@@ -21,7 +21,7 @@ from reca.evaluation.mmmu_rules import official_letter, official_open, strict_le
 from reca.evaluation.picture_questions import Answers, PictureQuestion
 from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
-from reca.evaluation.tables import read_records, some, unique
+from reca.evaluation.tables import parquet_files, read_records, some, unique
 
 SOURCE = "the data set MMMU/MMMU on the Hugging Face hub, a folder of parquet files for each subject"
 
@@ -186,7 +186,7 @@ def read_mmmu(folder: str) -> MMMU:
     """
     items: list[Item[Asked]] = []
     places: list[str] = []
-    for url, subject in parquet_files(folder):
+    for url, subject in subject_files(folder):
         for place, row in read_records(url, MMMURow, SOURCE):
             items.append(_item(row, subject, f"{place}, question {row.id}"))
             places.append(f"{place} (id '{row.id}')")
@@ -194,17 +194,11 @@ def read_mmmu(folder: str) -> MMMU:
     return MMMU(some(folder, items, SOURCE))
 
 
-def parquet_files(folder: str) -> list[tuple[str, str]]:
+def subject_files(folder: str) -> list[tuple[str, str]]:
     """URL and subject of every file of the split, subjects in the official order."""
-    files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
-    root = root.rstrip("/")
-    there = sorted(cast("str", path)[len(root) + 1 :] for path in files.find(root))
-    return [
-        (f"{folder.rstrip('/')}/{path}", subject)
-        for subject in SUBJECTS
-        for path in there
-        if path.startswith(f"{subject}/{SPLIT}-") and path.endswith(".parquet")
-    ]
+    there = parquet_files(folder)
+    start = folder.rstrip("/")
+    return [(url, s) for s in SUBJECTS for url in there if url.startswith(f"{start}/{s}/{SPLIT}-")]
 
 
 def save_pictures(folder: str, place: str, progress: Callable[[str], None] | None = None) -> None:
@@ -220,7 +214,7 @@ def save_pictures(folder: str, place: str, progress: Callable[[str], None] | Non
     """
     files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(place))
     there = {cast("str", path).rsplit("/", 1)[-1] for path in files.find(root)} if files.isdir(root) else set[str]()
-    for url, subject in parquet_files(folder):
+    for url, subject in subject_files(folder):
         if progress:
             progress(f"pictures of {subject}")
         for place, row in read_records(url, _Pictured, SOURCE):

@@ -1,7 +1,8 @@
 """The pictures that editing benchmarks change: their sizes, their pixels, and where GEdit keeps them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, cast
 
 import fsspec
@@ -60,7 +61,7 @@ def copied(folder: str, wanted: Mapping[str, Item[gedit.Edit]]) -> Iterator[tupl
         yield path, png(as_tensor(read_picture(f"{folder.rstrip('/')}/{path}")))
 
 
-def from_records(url: str, wanted: Mapping[str, Item[gedit.Edit]]) -> Iterator[tuple[str, bytes]]:
+def from_records(urls: Sequence[str], wanted: Mapping[str, Item[gedit.Edit]]) -> Iterator[tuple[str, bytes]]:
     """Path and PNG file of each wanted source picture from GEdit's parquet records, column `input_image_raw`.
 
     Pictures there are encoded files: bytes, or the hub's pairs of `bytes` and `path`. One row is held at a time.
@@ -71,7 +72,7 @@ def from_records(url: str, wanted: Mapping[str, Item[gedit.Edit]]) -> Iterator[t
     left = {(item.key, item.asked.language): path for path, item in wanted.items()}
     if not left:
         return
-    for row in _rows(url):
+    for url, row in chain.from_iterable(map(_rows, urls)):
         path = left.pop((str(row["key"]), str(row["instruction_language"])), None)
         if path is None:
             continue
@@ -85,10 +86,12 @@ def from_records(url: str, wanted: Mapping[str, Item[gedit.Edit]]) -> Iterator[t
         yield path, png(as_tensor(decoded(data, where)))
     if left:
         key, language = next(iter(left))
-        raise BenchmarkError(f"{url}: no picture for key '{key}', language '{language}' in column {COLUMN}")
+        raise BenchmarkError(
+            f"{', '.join(urls)}: no picture for key '{key}', language '{language}' in column {COLUMN}; give all files"
+        )
 
 
-def _rows(url: str) -> Iterator[dict[str, object]]:
+def _rows(url: str) -> Iterator[tuple[str, dict[str, object]]]:
     columns = ["key", "instruction_language", COLUMN]
     try:
         with fsspec.open(url, "rb") as opened:
@@ -98,6 +101,7 @@ def _rows(url: str) -> Iterator[dict[str, object]]:
                     f"{url}: column {COLUMN} is missing; give a folder of source pictures: --set gedit.sources=DIR"
                 )
             for batch in file.iter_batches(batch_size=1, columns=columns):
-                yield from cast("list[dict[str, object]]", batch.to_pylist())
+                for row in cast("list[dict[str, object]]", batch.to_pylist()):
+                    yield url, row
     except (OSError, pa.ArrowException) as error:
         raise BenchmarkError(f"{url}: cannot be read: {error}; get the records again") from error

@@ -177,7 +177,7 @@ class GEditConfig:
     """GEdit-Bench (arXiv 2504.17761), judged behind an endpoint.
 
     Attributes:
-        records: file with the published records.
+        records: file with the published records, or folder of parquet files as the data set has them.
         language: of the instructions.
         judge_prompts: folder with VIEScore's two prompts, `consistency.txt` and `quality.txt`.
         sources: folder of the source pictures, in the layout of the edited ones. Empty: those inside parquet records

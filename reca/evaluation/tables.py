@@ -10,10 +10,14 @@ from typing import Any, TypeVar, cast
 import fsspec
 import msgspec
 import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+from fsspec.spec import AbstractFileSystem
 
 from reca.evaluation.records import A, BenchmarkError, Item
 
 T = TypeVar("T")
+
+PARQUET = ".parquet"
 
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 """First bytes of packed files, which people give as they download them."""
@@ -86,6 +90,16 @@ def read_lines(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
     lines = enumerate(read_text(url, source).split("\n"), start=1)
     placed = [(f"{url}, line {number}", line) for number, line in lines if line.strip()]
     return [(place, decode(line, kind, place, source)) for place, line in placed]
+
+
+def parquet_files(place: str) -> list[str]:
+    """A parquet file itself, or the URLs of those in a folder and below (how data sets are published), by name."""
+    if place.lower().endswith(PARQUET):
+        return [place]
+    files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(place))
+    root = root.rstrip("/")
+    below = sorted(cast("str", path)[len(root) + 1 :] for path in files.find(root))
+    return [f"{place.rstrip('/')}/{path}" for path in below if path.lower().endswith(PARQUET)]
 
 
 def _parquet(url: str, columns: Sequence[str], source: str) -> list[dict[str, Any]]:

@@ -50,7 +50,8 @@ def test_nan_is_unscored_here_and_red_officially() -> None:
     totals = BENCH.totals(RECORDS, JUDGE, resamples=50)
     assert RECORDS[5].unscored == "a box, score or colour is not a number"
     assert totals.unscored == 1
-    assert "1 unscored: a box, score or colour is not a number" in totals.notes
+    example = "such as item '00002', sample 1: colour of dog could not be read"
+    assert f"1 unscored: a box, score or colour is not a number, {example}" in totals.notes
     assert not totals.complete
     assert totals.benchmark == "GenEval, original prompts, 3 of 553 items, incomplete"
     colors = totals.strict[CORRECT]["colors"]
@@ -84,7 +85,7 @@ def test_shares_of_pictures_and_of_prompts() -> None:
 def test_missing_pictures_and_another_judge_are_said() -> None:
     totals = BENCH.totals(RECORDS[:3], "a toy detector", resamples=50)
     assert (totals.missing, totals.pictures, totals.items) == (3, 3, 2)
-    assert "3 expected pictures have no record" in totals.notes
+    assert "3 expected pictures have no record, such as 1" in totals.notes
     assert totals.notes[0].startswith("judged by a toy detector; published numbers use mmdet")
     assert not BENCH.totals([], JUDGE, resamples=50).complete
 

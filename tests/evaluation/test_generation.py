@@ -1,5 +1,3 @@
-from reca.evaluation.picture_files import cells_of
-
 """Pictures of a benchmark: seeds, layout, whole batches, resuming, and the same pictures however work is split."""
 
 import io
@@ -25,6 +23,7 @@ from reca.evaluation import generation
 from reca.evaluation.actors import spread
 from reca.evaluation.generation import Painter, batched, draw, drawings, picture_seed
 from reca.evaluation.geneval import Prompt, Requirement
+from reca.evaluation.picture_files import cells_of
 from reca.evaluation.prompt_files import read_dpgbench, read_geneval
 from reca.evaluation.records import BenchmarkError
 from reca.evaluation.run_config import DrawingConfig

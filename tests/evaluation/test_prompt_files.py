@@ -133,9 +133,12 @@ def test_dpg_table(tmp_path: Path) -> None:
     [
         (lambda rows: rows[1].update(dependency="7"), "item 'a': question 2 depends on 7, which is not there"),
         (lambda rows: rows[0].update(dependency="2"), r"item 'a': questions \[1, 2\] depend on each other in a circle"),
-        (lambda rows: rows[1].update(proposition_id="1"), r"proposition_id 1 \(row 1\) repeats proposition_id 1"),
-        (lambda rows: rows[1].update(dependency=""), "row 1 .item 'a'.: dependency is ''"),
-        (lambda rows: rows[2].update(proposition_id="x"), "row 2 .item 'b'.: proposition_id is 'x'"),
+        (
+            lambda rows: rows[1].update(proposition_id="1"),
+            r"row 2: proposition_id 1 repeats .* row 1",
+        ),
+        (lambda rows: rows[1].update(dependency=""), "row 2 .item 'a'.: dependency is ''"),
+        (lambda rows: rows[2].update(proposition_id="x"), "row 3 .item 'b'.: proposition_id is 'x'"),
         (lambda rows: [row.pop("tuple") for row in rows], "column tuple is missing; found item_id, text"),
         (lambda rows: rows.clear() or rows.append(dict.fromkeys(TABLE[0], "")), "proposition_id is ''"),
     ],
@@ -174,7 +177,7 @@ def test_gedit_records_of_all_formats(tmp_path: Path) -> None:
         ([GEDIT_ROW], "zh", "'zh' is unknown; the published records say 'cn'"),
         ([GEDIT_ROW], "de", "'de' is unknown; known: en, cn"),
         ([GEDIT_ROW], "en", "language 'en': holds no item; get the data set stepfun-ai"),
-        ([GEDIT_ROW, GEDIT_ROW], "cn", "key 'k1' repeats key 'k1'"),
+        ([GEDIT_ROW, GEDIT_ROW], "cn", r"line 2 .key 'k1'. repeats .*, line 1 .key 'k1'."),
         ([{**GEDIT_ROW, "task_type": "hair"}], "cn", "task_type 'hair' is unknown"),
         ([{**GEDIT_ROW, "instruction_language": "zh"}], "cn", "instruction_language 'zh' is unknown"),
         ([{"key": "k1"}], "cn", "line 1: Object missing required field `task_type`"),
@@ -195,14 +198,14 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
 
 def test_bad_geneval_files_are_named(tmp_path: Path) -> None:
     row = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}
-    with pytest.raises(BenchmarkError, match="line 2 repeats line 1"):
+    with pytest.raises(BenchmarkError, match=r"line 2 repeats .*, line 1"):
         read_geneval(lines(tmp_path, [row, row]))
     with pytest.raises(BenchmarkError, match="prompt line 1 is not a GenEval record"):
         read_geneval(lines(tmp_path, [{"prompt": "a dog"}]))
-    with pytest.raises(BenchmarkError, match="holds no item"):
+    with pytest.raises(BenchmarkError, match=r"empty\.jsonl: is empty; get prompts/evaluation_metadata"):
         read_geneval(text(tmp_path, "\n", "empty.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(json.dumps(row).encode() + "é".encode("latin-1"))
-    with pytest.raises(BenchmarkError, match=r"latin\.jsonl: cannot be read: 'utf-8' codec"):
+    with pytest.raises(BenchmarkError, match=r"latin\.jsonl: byte \d+ is no UTF-8"):
         read_geneval(str(tmp_path / "latin.jsonl"))
 
 
@@ -210,7 +213,7 @@ def test_bad_imgedit_files_are_named(tmp_path: Path) -> None:
     good = text(tmp_path, json.dumps({"add": "A: A number from 1 to 5.\n" * 3}), "prompts.json")
     entry = '"1": {"id": "x.jpg", "prompt": "add a hat", "edit_type": "%s"}'
     twice = text(tmp_path, f"{{{entry % 'add'}, {entry % 'add'}}}", "twice.json")
-    with pytest.raises(BenchmarkError, match="key '1' repeats key '1'"):
+    with pytest.raises(BenchmarkError, match=r"key '1' repeats .* key '1'"):
         read_imgedit(twice, good)
     with pytest.raises(BenchmarkError, match="edit_type 'fly' is unknown"):
         read_imgedit(text(tmp_path, f"{{{entry % 'fly'}}}", "fly.json"), good)
@@ -229,7 +232,7 @@ def test_bad_wise_files_are_named(tmp_path: Path) -> None:
     def read(rows: list[Any]) -> None:
         read_wise([text(tmp_path, json.dumps(rows), "wise.json")])
 
-    with pytest.raises(BenchmarkError, match="prompt_id 3 repeats prompt_id 3"):
+    with pytest.raises(BenchmarkError, match=r"row 2 \(prompt_id 3\) repeats .*, row 1 \(prompt_id 3\)"):
         read([entry(3), entry(3)])
     with pytest.raises(BenchmarkError, match="prompt_id 1001 is outside 1 to 1000"):
         read([entry(1001)])
