@@ -113,7 +113,7 @@ def _initialize(route: Route, cpus: int | None) -> None:
         )
     try:
         _start_local(cpus) if route == "local" else _attach(route)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises a bare Exception where its own node does not come up in time
         where = "start Ray on this machine" if route == "local" else f"reach Ray at RAY_ADDRESS={address or 'auto'}"
         mend = (
             "check free memory, disk space below /tmp and RAY_TMPDIR"

@@ -176,7 +176,7 @@ def _readings(text: str) -> Iterator[object]:
 
 def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+        return "one of " + ", ".join(str(value) or "'' (empty)" for value in typing.get_args(annotation))
     return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 

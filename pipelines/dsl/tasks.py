@@ -75,17 +75,20 @@ class Tasks:
         """Find or start Ray, and refuse what it can never hold.
 
         Raises:
+            SettingsError: what a node claims cannot be said in this context.
             RunError: Ray cannot be reached or started.
             ResourceError: a node asks for more than there will ever be; the message has the numbers.
         """
         from cluster.connect import connect
 
+        # First: a claim may refuse the context itself, which needs no cluster.
+        claims = [(node, node.stage.total(self.execution)) for node in nodes]
         try:
             self.cluster = connect()
         except RuntimeError as error:
             raise RunError(str(error)) from error
-        for node in nodes:
-            _refuse_too_large(node, node.stage.total(self.execution), self.cluster)
+        for node, need in claims:
+            _refuse_too_large(node, need, self.cluster)
 
     def fits(self, node: Node) -> bool:
         """Tell whether a node's reservations fit beside those of what runs.

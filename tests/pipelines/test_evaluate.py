@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from in_process import run, stay_here
 from loopback_judge import LoopbackJudge, loopback_judge
 from PIL import Image
 from tiny_judges import save_clip, save_detector, save_names, save_vlm
 
 from pipelines.benchmark_choices import BENCHMARKS
 from pipelines.benchmark_stages import TOTALS
-from pipelines.dsl import Artifact, RunView, SettingsError, StageContext
-from pipelines.dsl.graph import resolve
+from pipelines.dsl import SettingsError
 from pipelines.evaluate import RECIPES, evaluate, labels_of, published, set_words
 from reca.config import ModelConfig, SamplingConfig
 from reca.data.scenes import CLASSES
-from reca.evaluation import generation, looking
+from reca.evaluation import generation
 from reca.evaluation.minigeneval.prompts import prompts
 from reca.evaluation.mmmu import ASK_LETTER
 from reca.evaluation.run_config import (
@@ -113,33 +113,7 @@ def recipe(places: Path, smallest_base: Path) -> BenchmarkRecipe:
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches are done in this process, and artifacts lie where `run` puts them instead of in a store."""
-
-    def spread(batches: Sequence[Any], make: Callable[[str], Callable[[Any], Any]], _: object) -> Iterator[Any]:
-        work = make("cpu")
-        yield from map(work, batches)
-
-    for module in (looking, generation):
-        monkeypatch.setattr(module, "spread", spread)
-    monkeypatch.setattr(Artifact, "local", lambda artifact: Path(artifact.uri))
-
-
-def run(recipe: BenchmarkRecipe, folder: Path, execution: JudgingExecution | None = None) -> dict[str, Any]:
-    """Run every stage in graph order without Ray; `summary.json`, and the artifacts by stage name under `made`."""
-    made: dict[str, Artifact] = {}
-    graph = evaluate.build(recipe)
-    view = RunView("test", "evaluate")
-    for number, node in enumerate(graph.nodes):
-        output = folder / f"{number}"
-        output.mkdir(parents=True)
-        work = str(folder / f"work{number}")
-        context = StageContext(node.name, output, work, execution or JudgingExecution(), view, lambda _: None)
-        artifact = node.stage.function(context, **resolve(node, lambda n: made[n.name]))
-        made[node.name] = replace(artifact, uri=str(output), key=node.key)
-    result = Path(made[graph.result.name].uri)
-    assert (result / "tables.md").read_text().startswith("# Benchmarks: tiny")
-    assert (result / "report.html").read_text().startswith("<!DOCTYPE html>")
-    return {**json.loads((result / "summary.json").read_text()), "made": made, "folder": result}
+    stay_here(monkeypatch, generation)
 
 
 def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRecipe, tmp_path: Path) -> None:
