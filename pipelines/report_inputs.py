@@ -25,8 +25,14 @@ from reca.evaluation import miniedit
 from reca.evaluation.gates import Gate
 from reca.evaluation.geneval import TASKS
 from reca.evaluation.minigeneval.ceiling import Ceiling
-from reca.evaluation.minigeneval.evaluate import IMAGES, MiniGenEvalDifference, MiniGenEvalResult, Record
+from reca.evaluation.minigeneval.evaluate import (
+    IMAGES,
+    MiniGenEvalDifference,
+    MiniGenEvalRecord,
+    MiniGenEvalResult,
+)
 from reca.evaluation.reconstruction import MEASURES
+from reca.evaluation.results import CORRECT
 from reca.evaluation.statistics import OVERALL, Estimate, differences
 from reca.evaluation.suite import REDRAWN, Comparison, Evaluation, compare_all, load_all
 
@@ -57,7 +63,7 @@ def read_scores(before: Path, after: Path, names: tuple[str, str], resamples: in
         resamples: bootstrap resamples.
 
     Raises:
-        EvaluationError, MiniGenEvalError: when a folder cannot be read, or the two cannot be compared.
+        EvaluationError, BenchmarkError: when a folder cannot be read, or the two cannot be compared.
     """
     sides = load_all(before), load_all(after)
     comparison = compare_all(*sides, resamples)
@@ -88,7 +94,7 @@ def read_edits(before: Path, after: Path, names: tuple[str, str], resamples: int
         resamples: bootstrap resamples.
 
     Raises:
-        MiniEditError: when a folder cannot be read, or the two cannot be compared.
+        BenchmarkError: when a folder cannot be read, or the two cannot be compared.
     """
     sides = miniedit.load(before), miniedit.load(after)
     changes = miniedit.compare(*sides, resamples)
@@ -102,7 +108,7 @@ def read_edits(before: Path, after: Path, names: tuple[str, str], resamples: int
     tables = [pq.read_table(folder / miniedit.IMAGES).slice(0, EDITS).to_pydict() for folder in (before, after)]
     grid_rows = tuple(
         GridRow(
-            record.instruction,
+            record.asked.instruction,
             (
                 Picture(tables[0]["source"][i]),
                 *(_edited(side.records[i], t["edited"][i]) for side, t in zip(sides, tables, strict=True)),
@@ -115,8 +121,8 @@ def read_edits(before: Path, after: Path, names: tuple[str, str], resamples: int
     return Edited(tuple(measures), PictureGrid(("source", *names, "wanted"), grid_rows, caption))
 
 
-def _edited(record: miniedit.Record, data: bytes) -> Picture:
-    return Picture(data, bool(record.scores["success"]), "; ".join(record.reasons))
+def _edited(record: miniedit.MiniEditRecord, data: bytes) -> Picture:
+    return Picture(data, bool(record.scores["success"]), "; ".join(record.why))
 
 
 def score_table(before: MiniGenEvalResult, after: MiniGenEvalResult, change: MiniGenEvalDifference) -> ScoreTable:
@@ -204,7 +210,7 @@ def _reconstruction(sides: tuple[Evaluation, Evaluation], change: Comparison) ->
 
 def _understanding(sides: tuple[Evaluation, Evaluation], change: Comparison, resamples: int) -> tuple[Measure, ...]:
     before, after = (side.understanding for side in sides)
-    correct = [{"all": [float(a.correct) for a in side.answers]} for side in (before, after)]
+    correct = [{"all": [a.scores[CORRECT] for a in side.answers]} for side in (before, after)]
     whole = differences(correct[0], correct[1], resamples)["all"]
     rows = [("accuracy", before.accuracy, after.accuracy, whole)]
     rows += [
@@ -224,10 +230,10 @@ def _prompt_grid(
     chosen = [
         record
         for task in TASKS
-        for record in [r for r in sides[0].minigeneval.records if r.prompt.tag == task][:PROMPTS_PER_TASK]
+        for record in [r for r in sides[0].minigeneval.records if r.group == task][:PROMPTS_PER_TASK]
     ]
     rows = tuple(
-        GridRow(r.prompt.prompt, tuple(_judged(records[i][r.item], pictures[i][r.item]) for i in range(2)))
+        GridRow(r.asked.prompt, tuple(_judged(records[i][r.item], pictures[i][r.item]) for i in range(2)))
         for r in chosen
     )
     caption = (
@@ -236,9 +242,8 @@ def _prompt_grid(
     return PictureGrid(names, rows, caption)
 
 
-def _judged(record: Record, data: bytes) -> Picture:
-    reasons = [record.refused] if record.refused else list(record.reasons)
-    return Picture(data, record.correct, "; ".join(reasons))
+def _judged(record: MiniGenEvalRecord, data: bytes) -> Picture:
+    return Picture(data, bool(record.scores.get(CORRECT)), record.unscored or "; ".join(record.why))
 
 
 def _reconstruction_grid(base: Evaluation, folders: tuple[Path, Path], names: tuple[str, str]) -> PictureGrid:

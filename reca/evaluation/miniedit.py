@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from reca.config import EditConfig, SamplingConfig
+from reca.config import EditConfig
 from reca.data.edits import KINDS, Edit, edit_at
 from reca.data.scenes import SceneObject, render
 from reca.evaluation.geneval import Detection
@@ -23,10 +23,12 @@ from reca.evaluation.minigeneval.prompts import image_seed
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
 from reca.evaluation.pictures import fitted, png
 from reca.evaluation.reconstruction import at_place
+from reca.evaluation.records import BenchmarkError, Record
+from reca.evaluation.results import Result, Seen, load_result, require_alike, save_result
 from reca.evaluation.statistics import Estimate, differences, estimates
 from reca.models.base import Editor, UnifiedModel
 
-RESULT, RECORDS, IMAGES = "miniedit.json", "miniedit.jsonl", "miniedit.parquet"
+NAME, IMAGES = "miniedit", "miniedit.parquet"
 
 BENCHMARK = "MiniEdit 1"
 """Name and edition."""
@@ -37,58 +39,35 @@ HELD_OUT, HELD_OUT_SEED = "held-out-edits", 0
 MEASURES = ("success", "done", "kept")
 
 
-class MiniEditError(ValueError):
-    """A result that cannot be read or compared, or a model that edits no pictures."""
-
-
-class Record(msgspec.Struct, frozen=True):
-    """One edit: what was asked, what was seen, what was decided and why.
+class Asked(msgspec.Struct, frozen=True):
+    """One edit.
 
     Attributes:
-        index: number of the held-out edit.
-        kind: `color`, `remove` or `replace`.
         instruction: as given to the model.
-        seed: seed of the noise.
         changed: object that is to change: class, colour, left and top edge of the cell.
         wanted: the same object afterwards; None when it is to go.
         others: objects that are to stay.
-        detections: what the scorer saw, best first.
-        scores: by measure: `done` and `success` 0 or 1, `kept` the share of `others`; absent where there are none.
-        reasons: why not.
     """
 
-    index: int
-    kind: str
     instruction: str
-    seed: int
     changed: SceneObject
     wanted: SceneObject | None
     others: tuple[SceneObject, ...]
-    detections: tuple[Detection, ...]
-    scores: dict[str, float]
-    reasons: tuple[str, ...]
 
 
-class MiniEditResult(msgspec.Struct, frozen=True):
-    """Scores of one model; everything but the settings can be recomputed from the records.
+MiniEditRecord = Record[Asked, Seen]
+"""Item: number of the held-out edit. Group: `color`, `remove` or `replace`. Scores: `done` and `success` 0 or 1, `kept`
+the share of the objects that are to stay; absent where there are none."""
+
+
+class MiniEditResult(Result, frozen=True):
+    """Scores of one model.
 
     Attributes:
-        benchmark: name and edition.
         scores: by measure: `overall` (mean of the kinds) and each kind, 0 to 1, with 95 % intervals over edits.
-        objects_per_picture: mean number of detected objects.
-        scorer: digest of the scorer's weights.
-        seed: seed of the noise.
-        sampling: sampler settings.
-        records: one for each edit.
     """
 
-    benchmark: str
     scores: dict[str, dict[str, Estimate]]
-    objects_per_picture: float
-    scorer: str
-    seed: int
-    sampling: SamplingConfig
-    records: tuple[Record, ...]
 
 
 def held_out_edits(count: int) -> list[Edit]:
@@ -111,10 +90,10 @@ def evaluate(
         The result, and the edited pictures: uint8 [N, 3, S, S], in the order of the edits.
 
     Raises:
-        MiniEditError: the model edits no pictures.
+        BenchmarkError: the model edits no pictures.
     """
     if not isinstance(model, Editor):
-        raise MiniEditError(f"{type(model).__name__} edits no pictures; take a family that does")
+        raise BenchmarkError(f"{type(model).__name__} edits no pictures; take a family that does")
     edits = held_out_edits(config.count)
     seeds = [image_seed(config.seed, "edit", str(index)) for index in range(len(edits))]
     sources = fitted([render(edit.source) for edit in edits], model.geometry.size)
@@ -127,14 +106,12 @@ def evaluate(
             words = [edit.instruction for edit in edits[part]]
             drawn.append(model.edit(sources[part].to(device), words, seeds[part], config.sampling).cpu())
     images = torch.cat(drawn)
-    records = [
-        judge(index, edit, seed, seen)
-        for index, (edit, seed, seen) in enumerate(zip(edits, seeds, scorer.detect(images), strict=True))
-    ]
+    found = zip(edits, scorer.detect(images), strict=True)
+    records = [judge(index, edit, seen) for index, (edit, seen) in enumerate(found)]
     return summarize(records, config, scorer.digest), images
 
 
-def judge(index: int, edit: Edit, seed: int, detections: Sequence[Detection]) -> Record:
+def judge(index: int, edit: Edit, detections: Sequence[Detection]) -> MiniEditRecord:
     """Decide about one edit by the detections above MiniGenEval's threshold."""
     seen = [d for d in detections if d.score > OPTIONS.threshold]
     others = tuple(item for item in edit.source.objects if item is not edit.changed)
@@ -144,22 +121,11 @@ def judge(index: int, edit: Edit, seed: int, detections: Sequence[Detection]) ->
     extra = len(seen) - len(edit.target.objects)
     if extra > 0 and not reasons:
         reasons.append(f"{extra} more than the {len(edit.target.objects)} objects that belong there")
-    return Record(
-        index=index,
-        kind=edit.kind,
-        instruction=edit.instruction,
-        seed=seed,
-        changed=edit.changed,
-        wanted=edit.wanted,
-        others=others,
-        detections=tuple(detections),
-        scores={
-            "success": float(not reasons),
-            "done": float(not undone),
-            **({"kept": 1 - len(lost) / len(others)} if others else {}),
-        },
-        reasons=tuple(reasons),
-    )
+    scores = {"success": float(not reasons), "done": float(not undone)}
+    if others:
+        scores["kept"] = 1 - len(lost) / len(others)
+    asked = Asked(edit.instruction, edit.changed, edit.wanted, others)
+    return Record(f"{index}", 0, edit.kind, asked, tuple(detections), scores, tuple(reasons))
 
 
 def _not_done(edit: Edit, seen: Sequence[Detection]) -> str:
@@ -176,12 +142,12 @@ def _is(item: SceneObject, seen: Detection) -> bool:
     return at_place(item, seen) and seen.color == item.color
 
 
-def summarize(records: Sequence[Record], config: EditConfig, scorer: str) -> MiniEditResult:
+def summarize(records: Sequence[MiniEditRecord], config: EditConfig, scorer: str) -> MiniEditResult:
     """Totals and intervals from the records alone."""
     return MiniEditResult(
         benchmark=BENCHMARK,
         scores={measure: estimates(by_kind(records, measure), config.bootstrap) for measure in MEASURES},
-        objects_per_picture=objects_per_picture([r.detections for r in records]),
+        objects_per_picture=objects_per_picture([r.seen for r in records]),
         scorer=scorer,
         seed=config.seed,
         sampling=config.sampling,
@@ -189,9 +155,9 @@ def summarize(records: Sequence[Record], config: EditConfig, scorer: str) -> Min
     )
 
 
-def by_kind(records: Sequence[Record], measure: str) -> dict[str, list[float]]:
+def by_kind(records: Sequence[MiniEditRecord], measure: str) -> dict[str, list[float]]:
     """One value for each edit that has one, by kind."""
-    values = {kind: [r.scores[measure] for r in records if r.kind == kind and measure in r.scores] for kind in KINDS}
+    values = {kind: [r.scores[measure] for r in records if r.group == kind and measure in r.scores] for kind in KINDS}
     return {kind: column for kind, column in values.items() if column}
 
 
@@ -199,23 +165,15 @@ def compare(before: MiniEditResult, after: MiniEditResult, resamples: int = 2000
     """Paired differences after - before, by measure, `overall` and kinds.
 
     Raises:
-        MiniEditError: when edits, noise, scorer or edition differ.
+        BenchmarkError: when edits, noise, scorer or edition differ.
     """
-    for name in ("benchmark", "scorer", "seed"):
-        pair = getattr(before, name), getattr(after, name)
-        if pair[0] != pair[1]:
-            raise MiniEditError(f"results differ in {name}: {pair[0]} and {pair[1]}; score both models alike")
-    if [(r.instruction, r.others) for r in before.records] != [(r.instruction, r.others) for r in after.records]:
-        raise MiniEditError("results hold other edits; score both models with one EditConfig")
+    require_alike(before, after, ("benchmark", "scorer", "seed"))
     return {m: differences(by_kind(before.records, m), by_kind(after.records, m), resamples) for m in MEASURES}
 
 
 def save(result: MiniEditResult, images: Tensor, folder: Path) -> None:
     """Write totals (JSON), records (JSON lines) and pictures (parquet: source, edited and wanted as PNG bytes)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    totals = msgspec.structs.replace(result, records=())
-    (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(totals), indent=1))
-    (folder / RECORDS).write_bytes(msgspec.json.Encoder().encode_lines(result.records))
+    save_result(result, folder, NAME)
     edits = held_out_edits(len(images))
     sides = {
         name: [png(picture) for picture in fitted([render(getattr(edit, name)) for edit in edits], images.shape[-1])]
@@ -228,11 +186,6 @@ def load(folder: Path) -> MiniEditResult:
     """Read a result with its records.
 
     Raises:
-        MiniEditError: naming the folder, when a file is missing or malformed.
+        BenchmarkError: naming the folder, when a file is missing or malformed.
     """
-    try:
-        totals = msgspec.json.decode((folder / RESULT).read_bytes(), type=MiniEditResult)
-        records = msgspec.json.Decoder(Record).decode_lines((folder / RECORDS).read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise MiniEditError(f"no readable MiniEdit result in {folder}: {error}; evaluate again") from error
-    return msgspec.structs.replace(totals, records=tuple(records))
+    return load_result(folder, NAME, MiniEditResult, Asked)

@@ -14,6 +14,7 @@ from reca.evaluation.minigeneval import evaluate as minigeneval
 from reca.evaluation.minigeneval.evaluate import MiniGenEvalDifference, MiniGenEvalResult
 from reca.evaluation.pictures import png, unpng
 from reca.evaluation.reconstruction import MEASURES, ReconstructionResult, reconstruction
+from reca.evaluation.results import CORRECT
 from reca.evaluation.statistics import Estimate, differences
 from reca.evaluation.understanding import UnderstandingResult, understanding
 from reca.models.base import UnifiedModel
@@ -100,7 +101,7 @@ def load_reconstructions(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.ui
 def compare_all(before: Evaluation, after: Evaluation, resamples: int = 2000) -> Comparison:
     """Paired differences of two models scored with one configuration."""
     answers = [
-        {k: [float(a.correct) for a in side.understanding.answers if a.kind == k] for k in side.understanding.kinds}
+        {k: [a.scores[CORRECT] for a in side.understanding.answers if a.group == k] for k in side.understanding.kinds}
         for side in (before, after)
     ]
     recalls = [

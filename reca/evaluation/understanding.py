@@ -13,8 +13,10 @@ import torch
 from reca.config import EvaluationConfig
 from reca.data.scenes import QUESTION_KINDS, Scene, ask, render
 from reca.data.sets import generator, scene_at
-from reca.evaluation.picture_questions import same
+from reca.evaluation.picture_questions import PictureQuestion, same
 from reca.evaluation.pictures import fitted
+from reca.evaluation.records import Record
+from reca.evaluation.results import CORRECT
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.models.base import UnifiedModel
 
@@ -29,24 +31,9 @@ ANSWER_TOKENS = {"list": 40}
 SHORT_ANSWER_TOKENS = 8
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """One question.
-
-    Attributes:
-        index: number of the held-out picture.
-        kind: presence, count, color, place, relation or list.
-        question: as asked.
-        expected: true answer.
-        given: the model's answer.
-        correct: equal after lower-casing, joining blanks and dropping a final period.
-    """
-
-    index: int
-    kind: str
-    question: str
-    expected: str
-    given: str
-    correct: bool
+Answer = Record[PictureQuestion, str]
+"""One question. Item: number of the held-out picture. Group: presence, count, color, place, relation or list. Seen: the
+model's answer. Scores: `correct`, 1 where it equals the label up to case, blanks and a final period."""
 
 
 class UnderstandingResult(msgspec.Struct, frozen=True):
@@ -93,13 +80,13 @@ def understanding(model: UnifiedModel, config: EvaluationConfig, batch_size: int
         asked = list(group)
         for start in range(0, len(asked), batch_size):
             answers += _ask(model, kind, asked[start : start + batch_size])
-    return summarize(sorted(answers, key=lambda answer: answer.index), config.bootstrap)
+    return summarize(sorted(answers, key=lambda answer: int(answer.item)), config.bootstrap)
 
 
 def summarize(answers: Sequence[Answer], resamples: int) -> UnderstandingResult:
     """Accuracies from the answers alone."""
-    correct = {OVERALL: [float(a.correct) for a in answers]}
-    kinds = {kind: [float(a.correct) for a in answers if a.kind == kind] for kind in QUESTION_KINDS}
+    correct = {OVERALL: [a.scores[CORRECT] for a in answers]}
+    kinds = {kind: [a.scores[CORRECT] for a in answers if a.group == kind] for kind in QUESTION_KINDS}
     table = estimates({kind: column for kind, column in kinds.items() if column}, resamples)
     del table[OVERALL]
     return UnderstandingResult(estimates(correct, resamples)[OVERALL], table, tuple(answers))
@@ -112,6 +99,6 @@ def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str
         encoded = model.encode(fitted(pictures, model.geometry.size).to(device))
         given = model.answer(encoded, [asked for _, _, asked, _ in rows], ANSWER_TOKENS.get(kind, SHORT_ANSWER_TOKENS))
     return [
-        Answer(index, kind, asked, expected, text, same(text, expected))
+        Record(f"{index}", 0, kind, PictureQuestion(asked, expected), text, {CORRECT: float(same(text, expected))})
         for (index, _, asked, expected), text in zip(rows, given, strict=True)
     ]

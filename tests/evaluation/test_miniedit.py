@@ -19,9 +19,10 @@ from reca.data.edits import WORDS, Edit
 from reca.data.scenes import CELL, Scene, SceneObject, render, vocabulary
 from reca.evaluation import miniedit
 from reca.evaluation.geneval import Detection
-from reca.evaluation.miniedit import MiniEditError, MiniEditResult, Record
+from reca.evaluation.miniedit import MiniEditRecord, MiniEditResult
 from reca.evaluation.minigeneval.scorer import Scorer
 from reca.evaluation.pictures import unpng
+from reca.evaluation.records import BenchmarkError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = EditConfig(count=12, bootstrap=50, sampling=SamplingConfig(guidance=1.0, steps=2))
@@ -58,16 +59,16 @@ def test_an_edit_is_done_kept_and_nothing_else(
     edit: Edit, found: Sequence[SceneObject], scores: tuple[float, float, float], why: str
 ) -> None:
     # Detections below the threshold do not count.
-    record = miniedit.judge(3, edit, 5, [*seen(*found), *seen(*SOURCE.objects, score=0.4)])
+    record = miniedit.judge(3, edit, [*seen(*found), *seen(*SOURCE.objects, score=0.4)])
     assert tuple(record.scores[name] for name in miniedit.MEASURES) == scores
-    assert "; ".join(record.reasons).startswith(why)
-    assert bool(record.reasons) == (not scores[0])
-    assert record.others == (CAT, CAR)
+    assert "; ".join(record.why).startswith(why)
+    assert bool(record.why) == (not scores[0])
+    assert record.asked.others == (CAT, CAR)
 
 
 def test_with_nothing_to_keep_there_is_no_kept() -> None:
     alone = Edit("color", Scene((DOG,)), "make the dog blue", Scene((BLUE_DOG,)), DOG, BLUE_DOG)
-    assert miniedit.judge(0, alone, 0, seen(BLUE_DOG)).scores == {"success": 1.0, "done": 1.0}
+    assert miniedit.judge(0, alone, seen(BLUE_DOG)).scores == {"success": 1.0, "done": 1.0}
 
 
 def test_the_scorer_tells_true_edits_from_untouched_pictures_and_blanks() -> None:
@@ -75,7 +76,7 @@ def test_the_scorer_tells_true_edits_from_untouched_pictures_and_blanks() -> Non
 
     def result(picture: Callable[[Edit], np.ndarray]) -> dict[str, float]:
         found = scorer.detect(np.stack([picture(edit).transpose(2, 0, 1) for edit in edits]))
-        records = [miniedit.judge(i, edit, 0, one) for i, (edit, one) in enumerate(zip(edits, found, strict=True))]
+        records = [miniedit.judge(i, edit, one) for i, (edit, one) in enumerate(zip(edits, found, strict=True))]
         scores = miniedit.summarize(records, CONFIG, scorer.digest).scores
         return {measure: scores[measure]["overall"].value for measure in miniedit.MEASURES}
 
@@ -122,7 +123,7 @@ def test_results_come_back_and_are_compared_in_pairs(scorer: Scorer, tmp_path: P
         assert msgspec.json.encode(loaded) == msgspec.json.encode(result)
         assert miniedit.summarize(loaded.records, CONFIG, scorer.digest) == loaded
         sides.append(loaded)
-    kinds = [record.kind for record in sides[0].records]
+    kinds = [record.group for record in sides[0].records]
     share = {kind: kinds[:6].count(kind) / kinds.count(kind) for kind in set(kinds)}
     change = miniedit.compare(*sides, resamples=50)["success"]
     assert {kind: change[kind].value for kind in share} == pytest.approx(share)
@@ -139,11 +140,11 @@ def test_results_come_back_and_are_compared_in_pairs(scorer: Scorer, tmp_path: P
     assert edited.grid.rows[0].label == edit.instruction
     (first, *_) = edited.measures
     assert (first.name, first.after) == ("success", 1.0)
-    with pytest.raises(MiniEditError, match="results differ in seed: 1234 and 1; score both models alike"):
+    with pytest.raises(BenchmarkError, match="results differ in seed: 1234 and 1; score both models alike"):
         miniedit.compare(sides[0], msgspec.structs.replace(sides[1], seed=1))
-    with pytest.raises(MiniEditError, match="results hold other edits"):
+    with pytest.raises(BenchmarkError, match="results of MiniEdit 1 hold other items"):
         miniedit.compare(sides[0], msgspec.structs.replace(sides[1], records=sides[1].records[1:]))
-    with pytest.raises(MiniEditError, match="no readable MiniEdit result in"):
+    with pytest.raises(BenchmarkError, match="no readable miniedit result in"):
         miniedit.load(tmp_path)
 
 
@@ -157,10 +158,10 @@ def test_a_tiny_bagel_is_scored_whatever_the_batch(scorer: Scorer) -> None:
     assert set(result.scores["success"]) == {"overall", "color", "remove", "replace"}
 
 
-def record_key(record: Record) -> tuple[object, ...]:
-    return record.index, record.instruction, record.seed, record.changed, record.wanted, record.others
+def record_key(record: MiniEditRecord) -> tuple[object, ...]:
+    return record.item, record.group, record.asked
 
 
 def test_a_family_that_does_not_edit_is_refused(scorer: Scorer) -> None:
-    with pytest.raises(MiniEditError, match="ShowoModel edits no pictures"):
+    with pytest.raises(BenchmarkError, match="ShowoModel edits no pictures"):
         miniedit.evaluate(showo_tiny.tiny_model(), scorer, CONFIG)

@@ -19,7 +19,9 @@ from reca.evaluation.geneval import TASKS, Detection
 from reca.evaluation.minigeneval import evaluate
 from reca.evaluation.minigeneval.ceiling import Ceiling
 from reca.evaluation.minigeneval.prompts import prompts
+from reca.evaluation.picture_questions import PictureQuestion
 from reca.evaluation.pictures import png
+from reca.evaluation.results import CORRECT
 
 CONFIG = EvaluationConfig(prompts_per_task=5, bootstrap=200)
 BOX = (0.0, 0.0, 20.0, 20.0)
@@ -29,11 +31,15 @@ def write_scores(folder: Path, good: bool, shade: int) -> None:
     """A folder of scores: a good model draws the first object asked for and answers right; a bad one draws nothing."""
     chosen = prompts("test", CONFIG.prompts_per_task)
     seen = [[Detection(p.include[0].name, BOX, 0.99, p.include[0].color or "red")] if good else [] for p in chosen]
-    records = evaluate.judge_pictures(chosen, range(len(chosen)), seen)
+    records = evaluate.judge_pictures(chosen, seen)
     images = torch.full((len(chosen), 3, 8, 8), shade, dtype=torch.uint8)
     evaluate.save(evaluate.summarize(records, CONFIG, "test", "abc"), images, folder)
     kinds = ("presence", "count") * 10
-    answers = [understanding.Answer(i, kind, "?", "yes", "yes", good or i % 2 == 0) for i, kind in enumerate(kinds)]
+    question = PictureQuestion("?", "yes")
+    answers = [
+        understanding.Answer(f"{i}", 0, kind, question, "yes", {CORRECT: float(good or i % 2 == 0)})
+        for i, kind in enumerate(kinds)
+    ]
     (folder / suite.UNDERSTANDING).write_bytes(msgspec.json.encode(understanding.summarize(answers, 200)))
     share = dict.fromkeys(reconstruction.MEASURES, 0.75 if good else 0.25)
     objects = (("dog", "red", 0, 0), ("car", "blue", 32, 32))

@@ -10,67 +10,38 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from reca.config import EvaluationConfig, SamplingConfig
+from reca.config import EvaluationConfig
 from reca.evaluation.geneval import TASKS, Detection, Prompt, judge, judge_strictly
 from reca.evaluation.minigeneval.prompts import BENCHMARK, Split, image_seed, item_names, prompts
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
 from reca.evaluation.pictures import png, unpng
+from reca.evaluation.records import Record
+from reca.evaluation.results import CORRECT, Result, Seen, load_result, require_alike, save_result
 from reca.evaluation.statistics import Estimate, differences, estimates
 from reca.models.base import UnifiedModel
 
-RESULT, RECORDS, IMAGES = "minigeneval.json", "minigeneval.jsonl", "minigeneval.parquet"
+NAME, IMAGES = "minigeneval", "minigeneval.parquet"
+
+STRICT = "strict"
+"""Score of a record beside `CORRECT`, GenEval's verdict: objects beyond those asked for are refused too."""
+
+MiniGenEvalRecord = Record[Prompt, Seen]
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One picture: what was asked, what was seen, what was decided and why.
-
-    Attributes:
-        item: `task/number`.
-        prompt: the GenEval record.
-        seed: seed of the picture's noise.
-        detections: all detections, best first.
-        correct: GenEval's verdict.
-        reasons: why not.
-        strict_correct: also refuses objects beyond those asked for.
-        refused: why no verdict was possible; such a picture counts as wrong.
-    """
-
-    item: str
-    prompt: Prompt
-    seed: int
-    detections: tuple[Detection, ...]
-    correct: bool
-    reasons: tuple[str, ...]
-    strict_correct: bool
-    refused: str | None
-
-
-class MiniGenEvalResult(msgspec.Struct, frozen=True):
-    """Scores of one model; everything but the settings can be recomputed from the records.
+class MiniGenEvalResult(Result, frozen=True):
+    """Scores of one model.
 
     Attributes:
-        benchmark: name and edition.
         split: `validation` or `test`.
         scores: `overall` and each task, 0 to 1, with 95 % intervals over prompts.
         strict: the same, refusing objects beyond those asked for.
-        objects_per_picture: mean number of detected objects.
         refused: pictures without a verdict (counted as wrong).
-        scorer: digest of the scorer's weights.
-        seed: seed of the noise.
-        sampling: sampler settings.
-        records: one per picture, in prompt order.
     """
 
-    benchmark: str
     split: str
     scores: dict[str, Estimate]
     strict: dict[str, Estimate]
-    objects_per_picture: float
     refused: int
-    scorer: str
-    seed: int
-    sampling: SamplingConfig
-    records: tuple[Record, ...]
 
 
 class MiniGenEvalDifference(msgspec.Struct, frozen=True):
@@ -85,10 +56,6 @@ class MiniGenEvalDifference(msgspec.Struct, frozen=True):
     scores: dict[str, Estimate]
     strict: dict[str, Estimate]
     objects_per_picture: float
-
-
-class MiniGenEvalError(ValueError):
-    """A result that cannot be read, or two results that cannot be compared."""
 
 
 def evaluate(
@@ -115,33 +82,37 @@ def evaluate(
             drawn.append(model.generate([p.prompt for p in chosen[part]], seeds[part], config.sampling).cpu())
     images = torch.cat(drawn)
     scorer = Scorer.load(config.scorer)
-    records = judge_pictures(chosen, seeds, scorer.detect(images))
+    records = judge_pictures(chosen, scorer.detect(images))
     return summarize(records, config, split, scorer.digest), images
 
 
 def judge_pictures(
-    chosen: Sequence[Prompt], seeds: Sequence[int], detections: Sequence[Sequence[Detection]]
-) -> tuple[Record, ...]:
+    chosen: Sequence[Prompt], detections: Sequence[Sequence[Detection]]
+) -> tuple[MiniGenEvalRecord, ...]:
     """Decide about each picture by GenEval's rules at MiniGenEval's thresholds."""
-    records: list[Record] = []
-    for item, prompt, seed, found in zip(item_names(chosen), chosen, seeds, detections, strict=True):
+    records: list[MiniGenEvalRecord] = []
+    for item, prompt, found in zip(item_names(chosen), chosen, detections, strict=True):
         verdict = judge(prompt, found, OPTIONS)
+        place = item, 0, prompt.tag, prompt, tuple(found)
+        if verdict.refused is not None:
+            records.append(Record(*place, unscored=verdict.refused))
+            continue
         strict = judge_strictly(prompt, verdict).correct
-        records.append(
-            Record(item, prompt, seed, tuple(found), verdict.correct, verdict.reasons, strict, verdict.refused)
-        )
+        records.append(Record(*place, {CORRECT: float(verdict.correct), STRICT: float(strict)}, verdict.reasons))
     return tuple(records)
 
 
-def summarize(records: Sequence[Record], config: EvaluationConfig, split: Split, scorer: str) -> MiniGenEvalResult:
+def summarize(
+    records: Sequence[MiniGenEvalRecord], config: EvaluationConfig, split: Split, scorer: str
+) -> MiniGenEvalResult:
     """Totals and intervals from the records alone."""
     return MiniGenEvalResult(
         benchmark=BENCHMARK,
         split=split,
-        scores=estimates(by_task(records), config.bootstrap),
-        strict=estimates(by_task(records, strict=True), config.bootstrap),
-        objects_per_picture=objects_per_picture([r.detections for r in records]),
-        refused=sum(r.refused is not None for r in records),
+        scores=estimates(by_task(records, CORRECT), config.bootstrap),
+        strict=estimates(by_task(records, STRICT), config.bootstrap),
+        objects_per_picture=objects_per_picture([r.seen for r in records]),
+        refused=sum(r.unscored is not None for r in records),
         scorer=scorer,
         seed=config.seed,
         sampling=config.sampling,
@@ -153,35 +124,25 @@ def compare(before: MiniGenEvalResult, after: MiniGenEvalResult, resamples: int 
     """Paired differences of two models.
 
     Raises:
-        MiniGenEvalError: when prompts, noise, scorer or edition differ.
+        BenchmarkError: when prompts, noise, scorer or edition differ.
     """
-    for name in ("benchmark", "split", "scorer", "seed"):
-        pair = getattr(before, name), getattr(after, name)
-        if pair[0] != pair[1]:
-            raise MiniGenEvalError(f"results differ in {name}: {pair[0]} and {pair[1]}; score both models alike")
-    if [(r.prompt, r.seed) for r in before.records] != [(r.prompt, r.seed) for r in after.records]:
-        raise MiniGenEvalError("results hold other prompts or seeds; score both models with one EvaluationConfig")
-    return MiniGenEvalDifference(
-        differences(by_task(before.records), by_task(after.records), resamples),
-        differences(by_task(before.records, strict=True), by_task(after.records, strict=True), resamples),
-        after.objects_per_picture - before.objects_per_picture,
-    )
+    require_alike(before, after, ("benchmark", "split", "scorer", "seed"))
+    changes = [
+        differences(by_task(before.records, measure), by_task(after.records, measure), resamples)
+        for measure in (CORRECT, STRICT)
+    ]
+    return MiniGenEvalDifference(*changes, after.objects_per_picture - before.objects_per_picture)
 
 
-def by_task(records: Sequence[Record], strict: bool = False) -> dict[str, list[float]]:
-    """0 or 1 for each picture, by task in GenEval's order."""
-    values = {
-        t: [float(r.strict_correct if strict else r.correct) for r in records if r.prompt.tag == t] for t in TASKS
-    }
+def by_task(records: Sequence[MiniGenEvalRecord], measure: str) -> dict[str, list[float]]:
+    """0 or 1 for each picture, by task in GenEval's order; a picture without a verdict is wrong."""
+    values = {task: [r.scores.get(measure, 0.0) for r in records if r.group == task] for task in TASKS}
     return {task: column for task, column in values.items() if column}
 
 
 def save(result: MiniGenEvalResult, images: Tensor, folder: Path) -> None:
     """Write totals (JSON), records (JSON lines) and pictures (parquet: item, PNG bytes)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    totals = msgspec.structs.replace(result, records=())
-    (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(totals), indent=1))
-    (folder / RECORDS).write_bytes(msgspec.json.Encoder().encode_lines(result.records))
+    save_result(result, folder, NAME)
     table = pa.table({"item": [r.item for r in result.records], "png": [png(image) for image in images]})
     pq.write_table(table, folder / IMAGES)
 
@@ -190,14 +151,9 @@ def load(folder: Path) -> MiniGenEvalResult:
     """Read a result with its records.
 
     Raises:
-        MiniGenEvalError: naming the folder, when a file is missing or malformed.
+        BenchmarkError: naming the folder, when a file is missing or malformed.
     """
-    try:
-        totals = msgspec.json.decode((folder / RESULT).read_bytes(), type=MiniGenEvalResult)
-        records = msgspec.json.Decoder(Record).decode_lines((folder / RECORDS).read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
-        raise MiniGenEvalError(f"no readable MiniGenEval result in {folder}: {error}; evaluate again") from error
-    return msgspec.structs.replace(totals, records=tuple(records))
+    return load_result(folder, NAME, MiniGenEvalResult, Prompt)
 
 
 def load_images(folder: Path) -> np.ndarray:
