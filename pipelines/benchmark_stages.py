@@ -98,6 +98,7 @@ def judge_geneval(
 ) -> Judged:
     """See the objects and colours of every picture and decide by GenEval's rules; finished batches are kept."""
     from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.gallery import save_gallery
     from reca.evaluation.geneval_judge import check_names, read_names
     from reca.evaluation.looking import look
 
@@ -108,7 +109,8 @@ def judge_geneval(
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress)
     name = f"transformers Mask2Former {shown(detector)} and CLIP {shown(clip)}"
-    return keep_judged(ctx, bench, records, found, reading.benchmark, name, pictures)
+    save_gallery(bench, records, found, ctx.output)
+    return keep_judged(ctx, records, reading.benchmark, name, picture_settings(pictures, found.extra))
 
 
 @stage(resources=Resources(cpus=0), claims=encoders)
@@ -123,6 +125,7 @@ def judge_dpgbench(
 ) -> Judged:
     """Answer every question of DPG-Bench with a vision-language model; finished batches are kept."""
     from reca.evaluation.catalog import SHAPES, read_benchmark
+    from reca.evaluation.gallery import save_gallery
     from reca.evaluation.looking import look
     from reca.evaluation.picture_files import read_grid, read_picture
 
@@ -133,7 +136,8 @@ def judge_dpgbench(
     read = partial(read_grid, side=cell) if cell else read_picture
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress, read)
-    return keep_judged(ctx, bench, records, found, reading.benchmark, shown(vlm), pictures)
+    save_gallery(bench, records, found, ctx.output)
+    return keep_judged(ctx, records, reading.benchmark, shown(vlm), picture_settings(pictures, found.extra))
 
 
 def endpoint_named(execution: JudgingExecution) -> Resources:
@@ -161,6 +165,7 @@ def judge_endpoint(
     """Ask a judge behind an OpenAI-compatible endpoint; replies are kept, so what is answered is not asked again."""
     from reca.evaluation.catalog import read_benchmark
     from reca.evaluation.endpoint import client_of, judge_all
+    from reca.evaluation.gallery import save_gallery
 
     words = prompts.place if prompts else ""
     bench = read_benchmark(reading, source.place, words)
@@ -170,7 +175,8 @@ def judge_endpoint(
     beside = originals.place if originals else found.folder
     records = judge_all(reading.benchmark, bench, client, found, words, beside, judge, cell)
     ctx.progress("asked", requests=client.requests, reused=client.reused, cost=client.cost)
-    return keep_judged(ctx, bench, records, found, reading.benchmark, judge.model, pictures)
+    save_gallery(bench, records, found, ctx.output)
+    return keep_judged(ctx, records, reading.benchmark, judge.model, picture_settings(pictures, found.extra))
 
 
 @stage(resources=Resources(cpus=0), claims=encoders)
@@ -200,7 +206,13 @@ def ask(
     load = partial(load_examinee, model=model, batch=batch, max_new_tokens=max_new_tokens, suffix=suffix)
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES[reading.benchmark], ctx.execution, batch, ctx.progress)
-    return keep_judged(ctx, bench, records, found, reading.benchmark, bench.judges[0], None)
+    settings = {
+        "answers": "greedy",
+        "most tokens of an answer": str(max_new_tokens),
+        "added to every question": suffix or "nothing",
+        "questions asked at once": str(batch),
+    }
+    return keep_judged(ctx, records, reading.benchmark, bench.judges[0], settings)
 
 
 @stage()
@@ -297,23 +309,12 @@ def resolution_of(folder: Path) -> str:
 
 
 def keep_judged(
-    ctx: StageContext,
-    bench: "Benchmark[Any, Any]",
-    records: "Sequence[Record[Any, Any]]",
-    found: "Pictures",
-    benchmark: str,
-    judge: str,
-    pictures: Drawn | External | None,
+    ctx: StageContext, records: "Sequence[Record[Any, Any]]", benchmark: str, judge: str, settings: dict[str, str]
 ) -> Judged:
-    """Write records and gallery; `pictures` is None where a model answered questions about given ones."""
-    from reca.evaluation.gallery import save_gallery
+    """Write the records; `settings` say how the pictures or the answers were made."""
     from reca.evaluation.records import save_records
 
     save_records(records, str(ctx.output / RECORDS))
-    settings: dict[str, str] = {}
-    if pictures is not None:
-        save_gallery(bench, records, found, ctx.output)
-        settings = picture_settings(pictures, found.extra)
     return Judged.of(
         benchmark=benchmark,
         judge=judge,
