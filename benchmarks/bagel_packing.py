@@ -132,6 +132,7 @@ def dense_loss(
 
 
 def main() -> None:
+    """Measure both layouts in turn, and write the table."""
     torch.set_num_threads(1)
     where = harness.machine(("torch", "transformers"))
     model = build_model()

@@ -64,6 +64,7 @@ def epoch(state: TrainingState, feed: Feed) -> float:
 
 
 def main() -> None:
+    """Measure an epoch both ways in turn, and write the table."""
     torch.set_num_threads(1)
     where = harness.machine()
     with tempfile.TemporaryDirectory(dir="/tmp") as name:

@@ -31,6 +31,7 @@ def wall(command: list[str]) -> float:
 
 
 def main() -> None:
+    """Time both commands in turn, and write the table."""
     where = harness.machine()
     with tempfile.TemporaryDirectory(dir="/tmp") as store:
         job = [sys.executable, "pipelines/reca.py", "run", "--recipe", "smoke", "--store", store]

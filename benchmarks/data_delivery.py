@@ -117,6 +117,7 @@ def deliver(
 
 
 def loader_case(folder: Path, size: int, decoder: Decoder, images: int, workers: int) -> Delivery:
+    """Delivery by torch's DataLoader."""
     loader = DataLoader(JpegFolder(folder, size, decoder), BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
     def epochs() -> Iterator[Tensor]:
@@ -127,6 +128,7 @@ def loader_case(folder: Path, size: int, decoder: Decoder, images: int, workers:
 
 
 def ray_case(shards: str, rows: int, size: int, images: int) -> Delivery:
+    """Delivery by our stream from shards."""
     plan = BatchPlan(rows, BATCH, seed=0)
     return deliver(
         lambda: stream_images(shards, plan, 0, images // BATCH + 2, size, "squash"),
@@ -136,6 +138,7 @@ def ray_case(shards: str, rows: int, size: int, images: int) -> Delivery:
 
 
 def main() -> None:
+    """Measure every case in turn, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=12_800)
     parser.add_argument("--side", type=int, default=256)

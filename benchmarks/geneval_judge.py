@@ -125,6 +125,7 @@ def plain_loop(
 
 
 def main() -> None:
+    """Compare verdicts, measure both judges in turn, and write the table."""
     torch.set_num_threads(1)
     where = harness.machine(("torch", "transformers", "numpy", "Pillow"))
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

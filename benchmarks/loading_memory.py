@@ -73,6 +73,7 @@ def _status(field: str) -> int:
 
 
 def main() -> None:
+    """Read checkpoints in fresh processes, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", type=Path, metavar="FOLDER")
     parser.add_argument("--shards", type=int, default=4)

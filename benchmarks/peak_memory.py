@@ -123,6 +123,7 @@ def measure(source: Path, stage: str, cache: dict[tuple[str, int], dict[str, flo
 
 
 def main() -> None:
+    """Run the stages at both sizes in fresh processes, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", nargs=2, metavar=("SOURCE", "WORK"))
     parser.add_argument("--files", type=int, default=2048)
