@@ -127,11 +127,11 @@ def compare(before: MiniGenEvalResult, after: MiniGenEvalResult, resamples: int 
         BenchmarkError: when prompts, noise, scorer or edition differ.
     """
     require_alike(before, after, ("benchmark", "split", "scorer", "seed"))
-    changes = [
+    scores, strict = (
         differences(by_task(before.records, measure), by_task(after.records, measure), resamples)
         for measure in (CORRECT, STRICT)
-    ]
-    return MiniGenEvalDifference(*changes, after.objects_per_picture - before.objects_per_picture)
+    )
+    return MiniGenEvalDifference(scores, strict, after.objects_per_picture - before.objects_per_picture)
 
 
 def by_task(records: Sequence[MiniGenEvalRecord], measure: str) -> dict[str, list[float]]:
