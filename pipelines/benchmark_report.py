@@ -17,6 +17,8 @@ from reca.evaluation.statistics import OVERALL, Estimate
 
 TEMPLATE = "benchmark_template.html.jinja"
 
+INTERVAL = "95 % interval"
+
 
 @dataclass(frozen=True)
 class Side:
@@ -63,11 +65,13 @@ class Table:
         caption: what it shows.
         heading: names of the columns.
         rows: cells.
+        words: whether the cells are words, which stand at the left; numbers stand at the right.
     """
 
     caption: str
     heading: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: bool = False
 
 
 def summary(sections: Sequence[Section]) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def data_uri(jpeg: bytes) -> str:
 
 def tables(section: Section) -> Iterator[Table]:
     """The tables of a benchmark: the number with all that must be read beside it, each measure by group, settings."""
-    heading = ("", "score", "95 % interval", "official script", "at least", "items", "pictures", "unscored", "missing")
+    heading = ("", "score", INTERVAL, "official script", "at least", "items", "pictures", "unscored", "missing")
     yield Table("Score", (*heading, "judge"), tuple(_headline(side) for side in section.sides))
     measures = dict.fromkeys(m for side in section.sides for m in side.totals.strict | side.totals.official)
     for measure in measures:
@@ -125,7 +129,7 @@ def tables(section: Section) -> Iterator[Table]:
     names = list(dict.fromkeys(name for side in section.sides for name in side.totals.settings))
     if names:
         rows = ((name, *(str(side.totals.settings.get(name, "")) for side in section.sides)) for name in names)
-        yield Table("Settings", ("", *(side.label for side in section.sides)), tuple(rows))
+        yield Table("Settings", ("", *(side.label for side in section.sides)), tuple(rows), words=True)
     yield from _paper_table(section)
 
 
@@ -179,21 +183,21 @@ def _headline(side: Side) -> tuple[str, ...]:
 def _measure_table(section: Section, measure: str) -> Table:
     pairs = [(s.totals.strict.get(measure, {}), s.totals.official.get(measure, {})) for s in section.sides]
     groups = dict.fromkeys(group for strict, official in pairs for group in strict | official)
-    heading = ["", "items"]
-    for side in section.sides:
-        heading += [side.label, "95 % interval", "official script"]
+    labels = [side.label for side in section.sides]
     found = None if section.differences is None else section.differences.tables.get(measure, {})
+    heading = ["", "items", *(word for label in labels for word in (label, INTERVAL))]
     if found is not None:
-        heading += ["difference", "95 % interval"]
+        heading += ["difference", INTERVAL]
+    heading += ["official script" if len(labels) == 1 else f"official script, {label}" for label in labels]
     rows: list[tuple[str, ...]] = []
     for group in groups:
         cells = [group, next((f"{e.prompts:,}" for strict, _ in pairs if (e := strict.get(group)) is not None), "")]
-        for strict, official in pairs:
-            estimate = strict.get(group)
-            cells += [_value(estimate), _interval(estimate), _number(official.get(group))]
+        for strict, _ in pairs:
+            cells += [_value(strict.get(group)), _interval(strict.get(group))]
         if found is not None:
             change = found.get(group)
             cells += ["" if change is None else f"{change.value:+.3f}", _interval(change)]
+        cells += [_number(official.get(group)) for _, official in pairs]
         rows.append(tuple(cells))
     return Table(f"By group: {measure}", tuple(heading), tuple(rows))
 
@@ -209,6 +213,7 @@ def _paper_table(section: Section) -> Iterator[Table]:
         f"Paper: reported by RecA's authors (arXiv 2509.07295), not measured here; {comparable}",
         ("paper", "before", "after RecA", "settings", "source"),
         tuple((r.model, _number(r.before), _number(r.after), r.settings, r.source) for r in rows),
+        words=True,
     )
 
 

@@ -40,12 +40,15 @@ class Shown(msgspec.Struct, frozen=True):
 def save_gallery(
     bench: Benchmark[Any, Any], records: Sequence[Record[Any, Any]], pictures: Pictures, folder: Path
 ) -> None:
-    """Write `gallery.json`; pictures that cannot be read are passed over."""
+    """Write `gallery.json`; pictures that are missing or cannot be read are passed over.
+
+    The items are chosen before that, so that two sides of one benchmark show the same ones.
+    """
     first = {record.item: record for record in records if record.sample == 0}
-    items = [item for item in bench.items if item.key in first]
+    items = bench.items
     spaced = [items[number * len(items) // SHOWN] for number in range(SHOWN)] if len(items) > SHOWN else items
     rows: list[Shown] = []
-    for item in spaced:
+    for item in (item for item in spaced if item.key in first):
         try:
             picture = read_picture(pictures.found[item.key, 0])
         except BenchmarkError:
