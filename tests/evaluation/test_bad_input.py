@@ -206,7 +206,7 @@ def test_lines_are_counted_with_blank_ones(tmp_path: Path) -> None:
         (png().replace(b"IDAT", b"\xba!B;"), "unreadable picture: "),
         (
             b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 60000, 60000, 1, 24, *[0] * 6),
-            "unreadable picture: Image size .3600000000 pixels. exceeds limit",
+            "unreadable picture: 60000 x 60000 pixels, more than 64000000; make it again",
         ),
     ],
     ids=["empty", "text", "cut", "chunk", "bomb"],

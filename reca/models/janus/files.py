@@ -42,8 +42,8 @@ def read_parts(folder: Path) -> Parts:
         CheckpointError: naming the file, on missing files, another model's configuration, or a tokenizer that lacks a
             mark.
     """
+    original = read_original(folder)
     tokenizer, weights, source = load_tokenizer(folder), find_weights(folder), str(folder / "tokenizer.json")
-    original = read_original(folder, weights)
     config = read_config(folder) if original is None else original_config(folder, find_marks(tokenizer, source))
     head = LANGUAGE_HEAD if original is None else original_name(LANGUAGE_HEAD)
     config.tie_word_embeddings = head not in stored_names(weights)

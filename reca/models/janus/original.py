@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import JanusConfig
 
-from reca.models.checkpoint import Target, read_tensors
+from reca.models.checkpoint import Target, find_weights, read_tensors
 from reca.models.errors import CheckpointError
 from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, read_json, sizes_of
 from reca.models.janus.tokenizer import Marks
@@ -135,7 +135,7 @@ class Original:
     unused: Mapping[str, Tensor]
 
 
-def read_original(folder: Path, weights: Path) -> Original | None:
+def read_original(folder: Path) -> Original | None:
     """What belongs to the layout, `unused` still to be filled; None for a folder in transformers' layout.
 
     Raises:
@@ -144,7 +144,7 @@ def read_original(folder: Path, weights: Path) -> Original | None:
     if read_json(folder / CONFIG).get("model_type") != KIND:
         return None
     small = (folder / name for name in (CONFIG, PROCESSOR, PREPROCESSOR))
-    stored = read_tensors(weights)
+    stored = read_tensors(find_weights(folder))
     return Original(
         files={path.name: path.read_bytes() for path in small if path.is_file()},
         unused={name: torch.empty_like(value) for name, value in stored if name.startswith(UNUSED)},
