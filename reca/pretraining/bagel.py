@@ -58,7 +58,7 @@ TINY_SIGLIP = VisionSizes(
 EDITS = 10
 """Edits of one update."""
 
-EDIT_WEIGHT = 0.3
+EDIT_WEIGHT = 1.0
 LEFT_OUT = 0.1
 """Share of edits without their instruction, and share without their picture, for guidance against either."""
 
