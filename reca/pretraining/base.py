@@ -126,7 +126,7 @@ def _losses(family: TinyFamily[TokenizerT, ModelT], model: ModelT, data: BaseDat
         **model.draw("text_to_image", drawing, seeds),
         **model.draw_shared("text_to_image", int(generator("base/shared", data.recipe.seed, update).integers(2**62))),
     }
-    t2i = model.loss("text_to_image", drawing, draws).mean
+    t2i = family.drawing_loss(model, drawing, draws)
     spelled_loss = family.spelled_loss(model, spelled, slots, seeds[: len(spelled)])
     understood = family.asked(model, examples, features)
     return {

@@ -143,6 +143,10 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
     def word_embeddings(self, model: ModelT, words: Sequence[str]) -> Tensor:
         """Input embeddings float [number of words, D]."""
 
+    def drawing_loss(self, model: ModelT, batch: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> Tensor:
+        """Loss of a text-to-image batch and its draws: the mean of the model's own."""
+        return model.loss("text_to_image", batch, draws).mean
+
     @abstractmethod
     def spelled_loss(
         self, model: ModelT, examples: Sequence[Example], slots: Sequence[Sequence[str]], seeds: Sequence[int]
