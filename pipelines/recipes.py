@@ -61,6 +61,28 @@ def tiny_bagel() -> RecaRecipe:
     )
 
 
+def tiny_harmon() -> RecaRecipe:
+    """The shipped tiny Harmon (masked autoregression over continuous latents) on the same scenes, scored before and
+    after.
+
+    Command: `python pipelines/reca.py run --recipe tiny_harmon`. Hardware: 2 CPU cores. Cost: at most 12 minutes, most
+    of it drawing: a picture takes 8 x 500 evaluations of the diffusion head, so few prompts are scored. Board world, as
+    `tiny_showo`. A young base: the gates are those that it reaches (`pipelines/pretrain.py`). Expected scores:
+    docs/results.md.
+    """
+    return RecaRecipe(
+        name="tiny_harmon",
+        model=ModelConfig(family="harmon", checkpoint="checkpoints/tiny_harmon"),
+        training=TrainingConfig(updates=150),
+        evaluation=EvaluationConfig(
+            prompts_per_task=50,
+            reconstructions=100,
+            sampling=SamplingConfig(guidance=3.0, steps=8, temperature=0.6),
+        ),
+        gates=GateConfig(single_object=0.6, colors=0.0, class_recall=0.15),
+    )
+
+
 def tiny_openuni() -> RecaRecipe:
     """The shipped tiny OpenUni (flow matching in Sana, asked by learned queries) on the same scenes, scored before and
     after.
@@ -98,6 +120,7 @@ RECIPES: Mapping[str, Callable[[], RecaRecipe]] = {
     "tiny_showo": tiny_showo,
     "tiny_janus": tiny_janus,
     "tiny_bagel": tiny_bagel,
+    "tiny_harmon": tiny_harmon,
     "tiny_openuni": tiny_openuni,
     "smoke": smoke,
     **{recipe.__name__: recipe for recipe in RELEASED},
