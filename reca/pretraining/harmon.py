@@ -50,7 +50,7 @@ TINY_MAR = MarSizes(
 )
 """Dropout is off: it costs a random generator for every row and place, and a base of minutes does not overfit. Many
 noise levels, because the first step multiplies the head's error by 63 (with the published 100 levels: 316, with 20:
-1,674), and a tiny head is some .5 % wrong."""
+1,674), and a tiny head is some .8 % wrong."""
 
 TINY_LLM = LlmSizes(
     hidden_size=128,
@@ -190,7 +190,8 @@ def start_as_identity(head: DiffusionHead) -> None:
 
     The residual stream is P x + b: P has orthonormal columns, b is `CONSTANT` strong and orthogonal to them, so the
     last norm divides by about `CONSTANT` whatever x is. The blocks' norms take b away again and bring P x to deviation
-    1. After 400 updates of the head alone the error is 10 % smaller at most noise levels than from the usual start.
+    1. After 400 updates of the head alone the error is 7 to 14 % smaller at timesteps 50 to 900 than from the usual
+    start, and larger above 950.
     """
     width, channels = head.input_proj.weight.shape
     basis = torch.linalg.qr(torch.cat([torch.ones(width, 1), torch.randn(width, channels + 1)], dim=1)).Q
