@@ -157,7 +157,7 @@ def tiny_janus() -> PretrainRecipe:
 def tiny_harmon() -> PretrainRecipe:
     """The shipped base `checkpoints/tiny_harmon`: Harmon, masked autoregression over continuous latents.
 
-    A young base with lower gates, set after it was scored: 6,000 updates draw a single object four times in five and
+    A young base with lower gates, set after it was scored: 6,000 updates draw a single object seven times in ten and
     hardly ever two. Guidance and temperature were chosen on validation prompts; a picture takes 8 x 500 evaluations of
     the diffusion head, so few prompts are scored.
 

@@ -58,7 +58,6 @@ TINY_SIGLIP = VisionSizes(
 EDITS = 10
 """Edits of one update."""
 
-EDIT_WEIGHT = 1.0
 LEFT_OUT = 0.1
 """Share of edits without their instruction, and share without their picture, for guidance against either."""
 
@@ -165,7 +164,7 @@ class TinyBagel(TinyFamily[Vae, BagelModel]):
     def further(self, model: BagelModel, recipe: BaseRecipe, update: int) -> dict[str, Tensor]:
         """`edit`: mean square error of the velocity of edited pictures."""
         edits = [edit_at("edits", recipe.seed, update * EDITS + number) for number in range(EDITS)]
-        return {"edit": EDIT_WEIGHT * edit_loss(model, edits, generator("base/edits", recipe.seed, update))}
+        return {"edit": edit_loss(model, edits, generator("base/edits", recipe.seed, update))}
 
 
 def edit_loss(model: BagelModel, edits: Sequence[Edit], rng: np.random.Generator) -> Tensor:

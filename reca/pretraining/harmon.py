@@ -125,7 +125,6 @@ class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
             nn.init.normal_(table, std=TABLE_DEVIATION)
         start_as_identity(model.network.mar.diffloss.net)
         model.vae.load_state_dict(tokenizer.state_dict())
-        model.network.llm.set_attn_implementation("eager")
         return model
 
     def targets(self, model: HarmonModel, pixels: Tensor) -> dict[str, Tensor]:

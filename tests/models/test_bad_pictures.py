@@ -1,29 +1,15 @@
 """Pictures and grids that do not fit a model are refused before anything runs."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bagel_tiny
-import harmon_tiny
-import janus_tiny
-import openuni_tiny
 import pytest
-import showo_tiny
 import torch
+from tiny_models import BUILD
 
 from reca.models import FAMILIES, family_class
-from reca.models.base import UnifiedModel
 from reca.models.errors import CheckpointError
-
-BUILD: dict[str, Callable[[], UnifiedModel]] = {
-    "showo": showo_tiny.tiny_model,
-    "harmon": harmon_tiny.tiny_model,
-    "janus": janus_tiny.tiny_model,
-    "openuni": openuni_tiny.tiny_model,
-    "bagel": bagel_tiny.tiny_model,
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,14 +1,11 @@
 """Every family keeps the promises of `reca.models.base`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import bagel_tiny
-import harmon_tiny
-import janus_tiny
-import openuni_tiny
 import pytest
-import showo_tiny
+from tiny_models import BUILD
 
 from reca.models import FAMILIES, can_edit, family_class
 from reca.models.base import DRAWING, Editor, Task, UnifiedModel
@@ -19,13 +16,6 @@ TEXTS: dict[Task, Sequence[str]] = {
     "reconstruction": SENTENCES,
     "text_to_image": SENTENCES,
     "image_to_text": tuple(f"{text}\n{text.split()[0]}" for text in SENTENCES),
-}
-BUILD: dict[str, Callable[[], UnifiedModel]] = {
-    "showo": showo_tiny.tiny_model,
-    "harmon": harmon_tiny.tiny_model,
-    "janus": janus_tiny.tiny_model,
-    "openuni": openuni_tiny.tiny_model,
-    "bagel": bagel_tiny.tiny_model,
 }
 
 

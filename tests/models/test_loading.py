@@ -5,28 +5,16 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import bagel_tiny
-import harmon_tiny
-import janus_tiny
-import openuni_tiny
 import pytest
-import showo_tiny
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import BUILD
 from torch import Tensor
 
 from reca.models import FAMILIES, family_class, unknown_family
-from reca.models.base import UnifiedModel
 from reca.models.detection import detect_family
 from reca.models.errors import CheckpointError
 
-BUILD: dict[str, Callable[[], UnifiedModel]] = {
-    "showo": showo_tiny.tiny_model,
-    "harmon": harmon_tiny.tiny_model,
-    "janus": janus_tiny.tiny_model,
-    "openuni": openuni_tiny.tiny_model,
-    "bagel": bagel_tiny.tiny_model,
-}
 NETWORK = {family: "ema.safetensors" if family == "bagel" else "model.safetensors" for family in FAMILIES}
 
 

@@ -7,30 +7,17 @@ and grids: test_bad_pictures.py.
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import bagel_tiny
-import harmon_tiny
-import janus_tiny
-import openuni_tiny
 import pytest
 import showo_tiny
 import torch
+from tiny_models import BUILD
 
 from reca.config import SamplingConfig
 from reca.models import FAMILIES, family_class
-from reca.models.base import UnifiedModel
 from reca.models.errors import CheckpointError
 from reca.models.showo.collation import CutPrompt
-
-BUILD: dict[str, Callable[[], UnifiedModel]] = {
-    "showo": showo_tiny.tiny_model,
-    "harmon": harmon_tiny.tiny_model,
-    "janus": janus_tiny.tiny_model,
-    "openuni": openuni_tiny.tiny_model,
-    "bagel": bagel_tiny.tiny_model,
-}
 
 NEEDED = {
     "showo": ("config.json", "tokenizer.json", "clip/config.json", "magvitv2/config.json", "clip/model.safetensors"),
@@ -63,8 +50,10 @@ def test_missing_files_are_named(saved: dict[str, Path], family: str, name: str,
     folder = shutil.copytree(saved[family], tmp_path / "copy")
     (folder / name).unlink()
     where = re.escape(str((folder / name).parent))
-    what = r"no weights found; looked for.*\.safetensors" if name == "model.safetensors" else Path(name).name
-    with pytest.raises(CheckpointError, match=rf"{where}.*({what}|no weights found)"):
+    what = re.escape(Path(name).name)
+    if name.endswith(".safetensors"):
+        what = rf"({what}|no weights found; looked for.*\.safetensors)"
+    with pytest.raises(CheckpointError, match=rf"{where}.*{what}"):
         family_class(family).load(folder)
 
 

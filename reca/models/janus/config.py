@@ -127,11 +127,20 @@ def read_config(folder: Path) -> JanusConfig:
     kind = values.get("model_type")
     if kind != "janus":
         raise CheckpointError(f'{path}: no Janus configuration: model_type is {kind!r}, expected "janus"')
+    return config_of(values, str(path))
+
+
+def config_of(values: Mapping[str, Any], source: str) -> JanusConfig:
+    """The configuration of fields as transformers names them. `source` is what they are from.
+
+    Raises:
+        CheckpointError: naming `source`, when a field has the wrong type, or the sizes do not fit together.
+    """
     try:
-        config = JanusConfig.from_dict(values)
+        config = JanusConfig.from_dict(dict(values))
     except Exception as error:  # transformers raises bare exceptions of several libraries on fields of a wrong type
-        raise CheckpointError(f"{path}: {error}") from error
-    sizes_of(config, str(path))
+        raise CheckpointError(f"{source}: {error}") from error
+    sizes_of(config, source)
     return config
 
 

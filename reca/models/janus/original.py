@@ -17,7 +17,7 @@ from transformers import JanusConfig
 
 from reca.models.checkpoint import Target, find_weights, read_tensors
 from reca.models.errors import CheckpointError
-from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, read_json, sizes_of
+from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, config_of, read_json
 from reca.models.janus.tokenizer import Marks
 
 KIND = "multi_modality"
@@ -197,12 +197,7 @@ def original_config(folder: Path, marks: Marks) -> JanusConfig:
         },
         "image_token_id": marks.image,
     }
-    try:
-        config = JanusConfig.from_dict(values)
-    except Exception as error:  # transformers raises bare exceptions of several libraries on fields of a wrong type
-        raise CheckpointError(f"{path}: {error}") from error
-    sizes_of(config, str(path))
-    return config
+    return config_of(values, str(path))
 
 
 def original_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Target]:
