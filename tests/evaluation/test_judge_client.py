@@ -155,12 +155,17 @@ def test_a_refused_question_is_given_up_alone(tmp_path: Path) -> None:
 def test_what_no_waiting_mends_stops_the_run(code: int, said: str, message: str, tmp_path: Path) -> None:
     with loopback_judge(lambda body: "fine", lambda body: status(code, said)) as judge:
         with pytest.raises(JudgeError, match=message) as error:
-            run(judge, tmp_path, *map(str, range(20)), concurrency=2)
+            run(judge, tmp_path / "two", *map(str, range(20)), concurrency=2)
         assert KEY not in str(error.value)
         assert len(judge.asked) <= 3
+    # One at a time, as two at once reach the judge in any order.
+    with loopback_judge(lambda body: "fine", lambda body: status(code, said)) as judge:
+        with pytest.raises(JudgeError, match=message):
+            run(judge, tmp_path / "one", *map(str, range(20)), concurrency=1)
+        assert len(judge.asked) == 2
         # The first answer was kept.
         judge.behaviours = [lambda body: "again"]
-        assert run(judge, tmp_path, "0", "1") == ["fine", "again"]
+        assert run(judge, tmp_path / "one", "0", "1") == ["fine", "again"]
 
 
 def test_no_judge_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
