@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
 
 from reca.models.harmon.config import HarmonConfig, VaeSizes
 
@@ -16,7 +17,7 @@ def build_autoencoder(sizes: VaeSizes, latent_channels: int) -> AutoencoderKL:
     attention = [sizes.resolution >> level in sizes.attn_resolutions_encoder for level in range(len(sizes.ch_mult))]
     down = tuple("AttnDownEncoderBlock2D" if here else "DownEncoderBlock2D" for here in attention)
     # diffusers annotates these tuples as having one element.
-    return AutoencoderKL(
+    autoencoder = AutoencoderKL(
         down_block_types=down,  # pyright: ignore[reportArgumentType]
         up_block_types=("UpDecoderBlock2D",) * len(down),  # pyright: ignore[reportArgumentType]
         block_out_channels=tuple(sizes.ch * factor for factor in sizes.ch_mult),  # pyright: ignore[reportArgumentType]
@@ -24,6 +25,13 @@ def build_autoencoder(sizes: VaeSizes, latent_channels: int) -> AutoencoderKL:
         latent_channels=latent_channels,
         sample_size=sizes.resolution,
     )
+    if sizes.ch_mult[0] != 1:
+        # The published encoder starts with `ch` channels and widens in its first block; diffusers' starts wide.
+        wide = sizes.ch * sizes.ch_mult[0]
+        autoencoder.encoder.conv_in = nn.Conv2d(3, sizes.ch, 3, padding=1)
+        first = ResnetBlock2D(in_channels=sizes.ch, out_channels=wide, temb_channels=None, eps=1e-6)
+        autoencoder.encoder.down_blocks[0].resnets[0] = first
+    return autoencoder
 
 
 def encode_pixels(autoencoder: AutoencoderKL, pixels: Tensor, config: HarmonConfig) -> Tensor:

@@ -26,6 +26,7 @@ class LlmSizes:
         rope_theta: rotary base.
         rms_norm_eps: epsilon of every RMS norm.
         hidden_act: transformers' name of the MLP activation.
+        tie_word_embeddings: whether the output matrix is the input embeddings, as in both releases.
     """
 
     vocab_size: int = 151936
@@ -38,6 +39,7 @@ class LlmSizes:
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
+    tie_word_embeddings: bool = True
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def write_config(config: HarmonConfig, folder: Path) -> None:
     """Write `config.json` as the published one (`llm` a Qwen2 configuration, `mar` the constructor's arguments), with
     two sections of our own, `vae` and `reca`.
     """
-    llm = {"model_type": "qwen2", **asdict(config.llm), "tie_word_embeddings": True, "use_sliding_window": False}
+    llm = {"model_type": "qwen2", **asdict(config.llm), "use_sliding_window": False}
     own = {name: getattr(config, name) for name in _OWN}
     content = {"model_type": "harmon", "llm": llm, "mar": asdict(config.mar), "vae": asdict(config.vae), "reca": own}
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,8 +251,8 @@ def config_of(content: dict[str, Any]) -> HarmonConfig:
         if not isinstance(content.get(name), dict):
             raise ValueError(f'no section "{name}"')
     llm, mar = dict(content["llm"]), dict(content["mar"])
-    if not llm.get("tie_word_embeddings", True) or llm.get("use_sliding_window", False):
-        raise ValueError("llm: untied embeddings and sliding windows are not part of Harmon")
+    if llm.get("use_sliding_window", False):
+        raise ValueError("llm: sliding windows are not part of Harmon")
     llm.update({name: llm["rope_parameters"][name] for name in ("rope_theta",) if "rope_parameters" in llm})
     kind = mar.get("type")
     if kind is not None and kind not in MAR_TYPES:
