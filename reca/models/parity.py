@@ -85,6 +85,8 @@ def check_folder(folder: Path) -> list[Check]:
         checks = list(_family(folder).check(folder))
     except KeyError as error:
         raise CheckpointError(f"{folder}: config.json or inputs.safetensors has no {error}") from error
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     path = folder / "outputs.safetensors"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
@@ -29,8 +30,9 @@ def build_autoencoder(sizes: VaeSizes, latent_channels: int) -> AutoencoderKL:
         # The published encoder starts with `ch` channels and widens in its first block; diffusers' starts wide.
         wide = sizes.ch * sizes.ch_mult[0]
         autoencoder.encoder.conv_in = nn.Conv2d(3, sizes.ch, 3, padding=1)
-        first = ResnetBlock2D(in_channels=sizes.ch, out_channels=wide, temb_channels=None, eps=1e-6)
-        autoencoder.encoder.down_blocks[0].resnets[0] = first
+        first: Any = ResnetBlock2D  # which takes None for no time embedding, against its annotation
+        block = first(in_channels=sizes.ch, out_channels=wide, temb_channels=None, eps=1e-6)
+        autoencoder.set_submodule("encoder.down_blocks.0.resnets.0", block)
     return autoencoder
 
 

@@ -307,7 +307,8 @@ class _Case:
 def _build(settings: Mapping[str, Any], folder: Path) -> HarmonModel:
     sizes = settings["model"]
     vae = sizes["vae"]
-    own = {"vae_scale": sizes["vae_scale"], "grad_scale": sizes["grad_scale"]}
+    # The published constructor's None leaves gradients as they are.
+    own = {"vae_scale": sizes["vae_scale"], "grad_scale": 1.0 if sizes["grad_scale"] is None else sizes["grad_scale"]}
     own["image_size"] = sizes["train_grid"][0] * sizes["mar"]["vae_stride"]
     if vae.get("attn_resolutions_decoder"):
         raise KeyError("autoencoder without attention in the decoder's levels (attn_resolutions_decoder)")
