@@ -66,8 +66,8 @@ def test_without_guidance_every_row_is_an_image(tmp_path: Path) -> None:
 def test_what_is_not_built_is_named(tmp_path: Path) -> None:
     folder = shutil.copytree(GOLDEN, tmp_path / "case", copy_function=shutil.copyfile)
     settings = json.loads((folder / "config.json").read_text())
-    settings["model"]["mar"]["patch_size"] = 2
+    settings["model"]["llm"]["use_sliding_window"] = True
     (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=r"config\.json: mar\.patch_size is 2"):
+    with pytest.raises(CheckpointError, match=r"config\.json: llm: sliding windows"):
         check_folder(folder)
     assert main([str(folder)]) == 1

@@ -7,6 +7,7 @@ from typing import Any
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reca.models.harmon.config import HarmonConfig, VaeSizes
 
@@ -37,9 +38,11 @@ def build_autoencoder(sizes: VaeSizes, latent_channels: int) -> AutoencoderKL:
 
 
 def encode_pixels(autoencoder: AutoencoderKL, pixels: Tensor, config: HarmonConfig) -> Tensor:
-    """Latents float32 [B, rows, cols, C] of images float [B, 3, S, S] in [-1, 1]: posterior mean times `vae_scale`."""
-    moments = image_moments(autoencoder, pixels)
-    return (moments.chunk(2, dim=1)[0].float() * config.vae_scale).permute(0, 2, 3, 1).contiguous()
+    """Latents float32 [B, rows, cols, C] of images float [B, 3, S, S] in [-1, 1]: posterior mean times `vae_scale`. The
+    latents of a token of several (`mar.patch_size`) follow each other row by row within each channel.
+    """
+    mean = image_moments(autoencoder, pixels).chunk(2, dim=1)[0].float()
+    return functional.pixel_unshuffle(mean * config.vae_scale, config.mar.patch_size).permute(0, 2, 3, 1).contiguous()
 
 
 def image_moments(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ def image_moments(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
 def decode_latents(autoencoder: AutoencoderKL, latents: Tensor, config: HarmonConfig) -> Tensor:
     """Images float [B, 3, S, S], about in [-1, 1], of latents float [B, rows, cols, C]."""
     assert autoencoder.post_quant_conv is not None
-    scaled = (latents / config.vae_scale).permute(0, 3, 1, 2)
+    scaled = functional.pixel_shuffle((latents / config.vae_scale).permute(0, 3, 1, 2), config.mar.patch_size)
     return autoencoder.decoder(autoencoder.post_quant_conv(scaled))
 
 

@@ -309,7 +309,7 @@ def _build(settings: Mapping[str, Any], folder: Path) -> HarmonModel:
     vae = sizes["vae"]
     # The published constructor's None leaves gradients as they are.
     own = {"vae_scale": sizes["vae_scale"], "grad_scale": 1.0 if sizes["grad_scale"] is None else sizes["grad_scale"]}
-    own["image_size"] = sizes["train_grid"][0] * sizes["mar"]["vae_stride"]
+    own["image_size"] = sizes["train_grid"][0] * sizes["mar"]["vae_stride"] * sizes["mar"].get("patch_size", 1)
     if vae.get("attn_resolutions_decoder"):
         raise KeyError("autoencoder without attention in the decoder's levels (attn_resolutions_decoder)")
     names = ("ch", "ch_mult", "num_res_blocks", "resolution", "attn_resolutions_encoder")
