@@ -78,12 +78,17 @@ def check_folder(folder: Path) -> list[Check]:
     """All checks of one folder, and one failed check for every recorded tensor that none of them covered.
 
     Raises:
-        CheckpointError: no family recognises the folder, or a file of it cannot be read.
+        CheckpointError: no family recognises the folder, a file of it cannot be read, or it asks for something that is
+            not built here.
     """
     try:
         checks = list(_family(folder).check(folder))
     except KeyError as error:
         raise CheckpointError(f"{folder}: config.json or inputs.safetensors has no {error}") from error
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     path = folder / "outputs.safetensors"
     with safe_open(path, framework="pt") as outputs:
         recorded = set(outputs.keys())

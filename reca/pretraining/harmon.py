@@ -138,7 +138,7 @@ class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
 
     def blanks(self, model: HarmonModel) -> Mapping[str, np.ndarray]:
         """Latents of questions' pictures; `asked` has the encoder's output instead."""
-        side = model.config.image_size // model.config.vae.factor
+        side = model.config.side
         return {"latents": np.zeros((side, side, CHANNELS), dtype=np.float32)}
 
     def features(self, model: HarmonModel, pixels: Tensor) -> Tensor:

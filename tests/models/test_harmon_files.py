@@ -1,5 +1,7 @@
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,24 @@ def test_what_came_in_goes_out_key_for_key_and_bit_for_bit(folder: Path, tmp_pat
     assert set(first) == set(second)
     assert all(torch.equal(value, second[name]) and value.shape == second[name].shape for name, value in first.items())
     assert (tmp_path / "again" / "config.json").read_text() == (folder / "config.json").read_text()
+
+
+def test_an_untied_output_matrix_is_a_weight_of_its_own(tmp_path: Path) -> None:
+    sizes = replace(tiny_config().llm, tie_word_embeddings=False)
+    model = tiny_model(llm=sizes)
+    head, embeddings = model.network.llm.lm_head.weight, model.network.llm.model.embed_tokens.weight
+    assert not torch.equal(head, embeddings)
+    assert f"{HEAD}" in model.trainable()
+    model.save(tmp_path)
+    split_release(shutil.copytree(tmp_path, tmp_path / "split"))
+    for folder in (tmp_path, tmp_path / "split"):
+        loaded = HarmonModel.load(folder)
+        assert loaded.config.llm == sizes
+        assert torch.equal(loaded.network.llm.lm_head.weight, head)
+        assert torch.equal(loaded.network.llm.model.embed_tokens.weight, embeddings)
+    without_head(tmp_path)
+    with pytest.raises(CheckpointError, match=r"llm\.lm_head\.weight: missing"):
+        HarmonModel.load(tmp_path)
 
 
 def test_bfloat16_checkpoints_load_as_float32(tmp_path: Path) -> None:
@@ -185,10 +205,11 @@ def test_bad_configurations_are_named(folder: Path) -> None:
         ({"model_type": "showo"}, 'expected "harmon"'),
         ({"llm": None}, 'no section "llm"'),
         ({"mar": {**good["mar"], "type": "mar_giant"}}, "mar_giant"),
-        ({"mar": {**good["mar"], "patch_size": 2}}, "patch_size is 2"),
+        ({"mar": {**good["mar"], "patch_size": 3}}, "multiple of 12, one token"),
+        ({"mar": {**good["mar"], "num_sampling_steps": "10,20"}}, "num_sampling_steps is '10,20'"),
         ({"mar": {**good["mar"], "vae_stride": 16}}, "vae_stride is 16"),
         ({"mar": {**good["mar"], "encoder_num_heads": 5}}, "no multiple of mar.encoder_num_heads=5"),
-        ({"llm": {**good["llm"], "tie_word_embeddings": False}}, "untied"),
+        ({"llm": {**good["llm"], "use_sliding_window": True}}, "sliding windows"),
         ({"llm": {**good["llm"], "hidden_size": "wide"}}, "hidden_size"),
         ({"reca": {"image_size": 2}}, "image_size is 2"),
         ({"reca": {"image_size": 64}}, "takes 259 positions"),

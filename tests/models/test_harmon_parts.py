@@ -3,13 +3,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from harmon_tiny import WORDS, tiny_config
+from harmon_tiny import WORDS, tiny_config, tiny_model
 from PIL import Image
 from torch.nn import functional
 
+from reca.config import SamplingConfig
 from reca.models.harmon import diffusion, pixels
-from reca.models.harmon.autoencoder import published_name
+from reca.models.harmon.autoencoder import (
+    build_autoencoder,
+    decode_latents,
+    image_moments,
+    published_name,
+    published_state,
+)
 from reca.models.harmon.collation import Collator, padded
+from reca.models.harmon.config import VaeSizes
 from reca.models.harmon.dropout import RowDropout
 from reca.models.harmon.head import DiffusionHead
 from reca.models.harmon.mar import Mar, attend, resized
@@ -249,3 +257,37 @@ def test_names_of_the_autoencoder() -> None:
         ("post_quant_conv.bias", "post_quant_conv.bias"),
     ):
         assert published_name(ours, 5) == theirs
+
+
+def test_the_encoder_of_the_autoencoder_starts_with_its_base_width() -> None:
+    """As published, whatever the first level is; diffusers' starts with the first level's width."""
+    narrow = published_state(build_autoencoder(VaeSizes(32, (1, 2), 1, 16, ()), 4))
+    wide = published_state(build_autoencoder(VaeSizes(32, (2, 2), 1, 16, ()), 4))
+    assert "encoder.down.0.block.0.nin_shortcut.weight" not in narrow
+    assert wide["encoder.conv_in.weight"].shape == narrow["encoder.conv_in.weight"].shape == (32, 3, 3, 3)
+    assert wide["encoder.down.0.block.0.nin_shortcut.weight"].shape == (64, 32, 1, 1)
+    assert wide["encoder.down.0.block.0.conv1.weight"].shape == (64, 32, 3, 3)
+    assert wide["decoder.conv_out.weight"].shape == (3, 64, 3, 3)
+    autoencoder = build_autoencoder(VaeSizes(32, (2, 1), 1, 16, (8,)), 4)
+    images = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    first, block = autoencoder.encoder.conv_in(images), autoencoder.encoder.down_blocks[0].resnets[0]
+    inner = block.conv1(functional.silu(functional.group_norm(first, 32, block.norm1.weight, block.norm1.bias, 1e-6)))
+    inner = block.conv2(functional.silu(functional.group_norm(inner, 32, block.norm2.weight, block.norm2.bias, 1e-6)))
+    torch.testing.assert_close(block(first, None), block.conv_shortcut(first) + inner)
+    assert image_moments(autoencoder, images).shape == (1, 8, 8, 12)
+
+
+def test_a_token_may_hold_several_latents() -> None:
+    one, four = tiny_model(), tiny_model(mar={"patch_size": 2, "img_size": 16})
+    four.vae.load_state_dict(one.vae.state_dict())
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    apart, joined = one.encode(pixels)["latents"], four.encode(pixels)["latents"]
+    assert (apart.shape, joined.shape) == ((2, 4, 4, 4), (2, 2, 2, 16))
+    # Number 4c + 2p + q of a token is channel c of its latent in row p, column q.
+    assert torch.equal(joined[1, 0, 1].view(4, 2, 2), apart[1, 0:2, 2:4].permute(2, 0, 1))
+    latents = decode_latents(one.vae, apart, one.config), decode_latents(four.vae, joined, four.config)
+    torch.testing.assert_close(*latents)
+    assert four.network.mar.z_proj.weight.shape == (24, 16)
+    assert four.network.mar.diffusion_pos_embed_learned.shape == (1, 4, 24)
+    drawn = four.generate(["a red cat"], [1], SamplingConfig(guidance=1.0, steps=2))
+    assert drawn.shape == (1, 3, 16, 16)

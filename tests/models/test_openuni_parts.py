@@ -1,15 +1,17 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from openuni_tiny import tiny_model
+from openuni_tiny import SANA, tiny_model
 from torch.nn import functional
 from transformers import InternVLConfig, InternVLModel
 
 from reca.models.checkpoint import joined, load_strict, write_tensors
-from reca.models.openuni.config import FlowSettings
+from reca.models.openuni.config import ConnectorSizes, FlowSettings
 from reca.models.openuni.flow import add_noise, denoise, sampling_scheduler, seeded_noise, training_levels
+from reca.models.openuni.model import OpenUniModel
 from reca.models.openuni.prompts import Prompter, pad
 from reca.models.openuni.tokenizer import SPECIAL
 from reca.models.openuni.understanding import merge_patches, published_state
@@ -153,3 +155,68 @@ def test_sampling_steps_are_as_many_as_asked_for(count: int) -> None:
     steps = list(denoise(lambda latents, time: latents * math.pi, noise, count, FlowSettings()))
     assert len(steps) == count
     assert torch.equal(steps[0].before, noise)
+
+
+def test_long_prompts_with_an_image_keep_their_newest_positions_in_training_only() -> None:
+    model = tiny_model(max_prompt=3)
+    context = model.config.image_context_id
+    ids = torch.tensor([[1, context, context, 2, 5]])
+    mask, features = torch.ones_like(ids).bool(), torch.arange(2 * 32.0).view(1, 2, 32)
+    whole, cut = model.query_inputs(ids, mask, features), model.loss_inputs(ids, mask, features)
+    assert torch.equal(cut.embeddings, whole.embeddings[:, 2:])
+    assert torch.equal(cut.embeddings[0, 0], features[0, 1])
+    assert cut.positions.tolist() == [list(range(3 + model.config.queries))]
+    assert model.loss_inputs(ids, mask, None).mask.shape == whole.mask.shape
+
+
+def test_the_position_table_of_the_vision_tower_is_resized_for_another_input() -> None:
+    """A table of 4 x 4 patches read at 6 x 6 equals a bicubic table of 6 x 6."""
+    model = tiny_model(vit_input_size=42)
+    assert model.config.image_tokens == 9
+    other = tiny_model(vision=replace(model.config.vision, image_size=42))
+    state = model.state_dict()
+    name = "lmm.vision_model.embeddings.position_embeddings"
+    state[name] = torch.randn(state[name].shape, generator=torch.Generator().manual_seed(3))
+    model.load_state_dict(state)
+    grid = state[name][:, 1:].view(1, 4, 4, -1).permute(0, 3, 1, 2)
+    grown = functional.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    other.load_state_dict({**state, name: torch.cat([state[name][:, :1], grown], dim=1)})
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    torch.testing.assert_close(model.lmm.features(images), other.lmm.features(images))
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "names"),
+    [
+        ("enc_proj", 32, {"projector.weight": (24, 32)}),
+        ("proj_enc", 24, {"projector.weight": (24, 32)}),
+        ("proj_enc_proj", 40, {"projector.0.weight": (40, 32), "projector.1.weight": (24, 40)}),
+    ],
+)
+def test_widths_meet_before_or_after_the_connector(
+    kind: str, width: int, names: dict[str, tuple[int, int]], tmp_path: Path
+) -> None:
+    model = tiny_model(proj_type=kind, connector=ConnectorSizes(48, 2, 2, hidden_size=width))
+    shapes = {name: tuple(value.shape) for name, value in model.trainable().items()}
+    assert {name: shape for name, shape in shapes.items() if name.startswith("projector.") and len(shape) == 2} == names
+    states = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    matrices = [model.trainable()[name] for name in names]
+    biases = [model.trainable()[name.replace("weight", "bias")] for name in names]
+    found = states
+    if kind != "enc_proj":
+        found = functional.linear(found, matrices[0], biases[0])
+    between = model.connector(inputs_embeds=found).last_hidden_state
+    context = between if kind == "proj_enc" else functional.linear(between, matrices[-1], biases[-1])
+    middle, last = model.connected(states)
+    torch.testing.assert_close(middle, between)
+    torch.testing.assert_close(last, context)
+    model.save(tmp_path)
+    again = OpenUniModel.load(tmp_path)
+    assert again.config == model.config
+    torch.testing.assert_close(again.connected(states)[1], last)
+
+
+def test_sana_may_have_a_position_table() -> None:
+    model = tiny_model(sana=replace(SANA, interpolation_scale=2.0))
+    assert model.transformer.patch_embed.pos_embed.abs().max() > 0
+    assert tiny_model().transformer.patch_embed.pos_embed is None

@@ -26,6 +26,7 @@ class LlmSizes:
         rope_theta: rotary base.
         rms_norm_eps: epsilon of every RMS norm.
         hidden_act: transformers' name of the MLP activation.
+        tie_word_embeddings: whether the output matrix is the input embeddings, as in both releases.
     """
 
     vocab_size: int = 151936
@@ -38,6 +39,7 @@ class LlmSizes:
     rope_theta: float = 1e6
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
+    tie_word_embeddings: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class MarSizes:
     Attributes:
         img_size: side in pixels of the images whose latents the position tables are made for (not of those drawn).
         vae_stride: pixels per latent along one side.
-        patch_size: latents per token along one side; only 1 is published and implemented.
+        patch_size: latents per token along one side; 1 in both releases.
         encoder_embed_dim: width De of the encoder.
         encoder_depth: encoder blocks.
         encoder_num_heads: encoder heads.
@@ -91,8 +93,6 @@ class MarSizes:
     grad_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.patch_size != 1:
-            raise ValueError(f"mar.patch_size is {self.patch_size}; only 1, the published value, is implemented")
         for part in ("encoder", "decoder"):
             width, heads = getattr(self, f"{part}_embed_dim"), getattr(self, f"{part}_num_heads")
             if width % heads:
@@ -101,7 +101,12 @@ class MarSizes:
     @property
     def native_side(self) -> int:
         """Tokens along one side of the position tables."""
-        return self.img_size // self.vae_stride
+        return self.img_size // self.vae_stride // self.patch_size
+
+    @property
+    def token_channels(self) -> int:
+        """Numbers in one token: the channels of its latents."""
+        return self.vae_embed_dim * self.patch_size**2
 
 
 MAR_TYPES: dict[str, dict[str, int]] = {
@@ -168,10 +173,9 @@ class HarmonConfig:
     def __post_init__(self) -> None:
         if self.mar.vae_stride != self.vae.factor:
             raise ValueError(f"mar.vae_stride is {self.mar.vae_stride}, but the autoencoder's is {self.vae.factor}")
-        if self.image_size < self.vae.factor or self.image_size % self.vae.factor:
-            raise ValueError(
-                f"image_size is {self.image_size} pixels; it must be a multiple of {self.vae.factor}, one latent"
-            )
+        pixels = self.vae.factor * self.mar.patch_size
+        if self.image_size < pixels or self.image_size % pixels:
+            raise ValueError(f"image_size is {self.image_size} pixels; it must be a multiple of {pixels}, one token")
         if self.block >= self.llm.max_position_embeddings:
             raise ValueError(
                 f"image_size={self.image_size} takes {self.block} positions of the language model, which has "
@@ -179,13 +183,18 @@ class HarmonConfig:
             )
 
     @property
+    def side(self) -> int:
+        """Tokens along one side of an image."""
+        return self.image_size // self.vae.factor // self.mar.patch_size
+
+    @property
     def image_tokens(self) -> int:
-        """N: latents of one image."""
-        return (self.image_size // self.vae.factor) ** 2
+        """N: tokens of one image."""
+        return self.side**2
 
     @property
     def block(self) -> int:
-        """Positions of a whole image in the language model: its latents and the buffers."""
+        """Positions of a whole image in the language model: its tokens and the buffers."""
         return self.image_tokens + self.mar.buffer_size
 
 
@@ -207,7 +216,7 @@ def write_config(config: HarmonConfig, folder: Path) -> None:
     """Write `config.json` as the published one (`llm` a Qwen2 configuration, `mar` the constructor's arguments), with
     two sections of our own, `vae` and `reca`.
     """
-    llm = {"model_type": "qwen2", **asdict(config.llm), "tie_word_embeddings": True, "use_sliding_window": False}
+    llm = {"model_type": "qwen2", **asdict(config.llm), "use_sliding_window": False}
     own = {name: getattr(config, name) for name in _OWN}
     content = {"model_type": "harmon", "llm": llm, "mar": asdict(config.mar), "vae": asdict(config.vae), "reca": own}
     folder.mkdir(parents=True, exist_ok=True)
@@ -249,15 +258,18 @@ def config_of(content: dict[str, Any]) -> HarmonConfig:
         if not isinstance(content.get(name), dict):
             raise ValueError(f'no section "{name}"')
     llm, mar = dict(content["llm"]), dict(content["mar"])
-    if not llm.get("tie_word_embeddings", True) or llm.get("use_sliding_window", False):
-        raise ValueError("llm: untied embeddings and sliding windows are not part of Harmon")
+    if llm.get("use_sliding_window", False):
+        raise ValueError("llm: sliding windows are not part of Harmon")
     llm.update({name: llm["rope_parameters"][name] for name in ("rope_theta",) if "rope_parameters" in llm})
     kind = mar.get("type")
     if kind is not None and kind not in MAR_TYPES:
         raise ValueError(f"mar.type is {kind!r}, expected one of {', '.join(MAR_TYPES)}")
     mar = {**MAR_TYPES.get(kind or "", {}), **mar}
     # The published constructor takes the number of steps as a string, because it may name several sections.
-    mar["num_sampling_steps"] = int(mar.get("num_sampling_steps", 100))
+    steps = str(mar.get("num_sampling_steps", 100))
+    if not steps.isdecimal():
+        raise ValueError(f"mar.num_sampling_steps is {steps!r}; only a number of evenly spaced steps is built here")
+    mar["num_sampling_steps"] = int(steps)
     own = content.get("reca", {})
     sections = {"llm": _section(llm, LlmSizes), "mar": _section(mar, MarSizes)}
     vae = msgspec.convert(content.get("vae", {}), VaeSizes)

@@ -17,7 +17,7 @@ from reca.models.harmon.autoencoder import published_state
 from reca.models.harmon.network import HarmonNetwork
 
 HEAD = "llm.lm_head.weight"
-"""The output matrix: the input embeddings under another name."""
+"""The output matrix: the input embeddings under another name where the configuration ties them, as both releases do."""
 
 EMBEDDINGS = "llm.model.embed_tokens.weight"
 
@@ -38,13 +38,17 @@ def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Pat
     wanted = network_state(network)
     path, vae_path = weight_file(folder), folder / VAE_FILE
     images = published_state(autoencoder)
+
+    def own(name: str) -> str | None:
+        return None if name == HEAD and HEAD not in wanted else name
+
     if vae_path.is_file():
-        types = load_strict(wanted, path, lambda name: None if name == HEAD or name.startswith(VAE) else name)
+        types = load_strict(wanted, path, lambda name: None if name.startswith(VAE) else own(name))
         vae = load_strict(images, vae_path, lambda name: name if name.startswith(VAE_PARTS) else None)
         return types | _head_type(path, types) | {f"{VAE}{name}": kind for name, kind in vae.items()}
     wanted |= {f"{VAE}{name}": value for name, value in images.items()}
     try:
-        types = load_strict(wanted, path, lambda name: None if name == HEAD else name)
+        types = load_strict(wanted, path, own)
         return types | _head_type(path, types)
     except CheckpointError as error:
         if f"{VAE}encoder.conv_in.weight: missing" not in str(error):
@@ -59,20 +63,21 @@ def write_weights(
     model came from had none.
     """
     state = network_state(network)
-    if HEAD in stored or not stored:
+    if HEAD not in state and (HEAD in stored or not stored):
         state[HEAD] = network.llm.lm_head.weight.detach().clone()
     state |= {f"{VAE}{name}": value for name, value in published_state(autoencoder).items()}
     write_tensors(state, folder / "model.safetensors", dtype, stored)
 
 
 def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
-    """Weights by published name, without the tied output matrix; memory is shared."""
-    return {name: value for name, value in network.state_dict().items() if name != HEAD}
+    """Weights by published name, without a tied output matrix; memory is shared."""
+    tied = network.config.llm.tie_word_embeddings
+    return {name: value for name, value in network.state_dict().items() if name != HEAD or not tied}
 
 
 def _head_type(path: Path, types: Types) -> dict[str, torch.dtype]:
-    """The output matrix has the type of the input embeddings, if it is stored at all."""
-    return {HEAD: types[EMBEDDINGS]} if HEAD in stored_names(path) else {}
+    """A tied output matrix has the type of the input embeddings, if it is stored at all."""
+    return {HEAD: types.get(HEAD, types[EMBEDDINGS])} if HEAD in stored_names(path) else {}
 
 
 def weight_file(folder: Path) -> Path:

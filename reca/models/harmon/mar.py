@@ -90,7 +90,7 @@ class DiffusionLoss(nn.Module):
     def __init__(self, sizes: MarSizes) -> None:
         super().__init__()
         self.net = DiffusionHead(
-            sizes.vae_embed_dim,
+            sizes.token_channels,
             sizes.decoder_embed_dim,
             sizes.diffloss_w,
             sizes.diffloss_d,
@@ -107,7 +107,7 @@ class Mar(nn.Module):
         wide, deep, slots = sizes.encoder_embed_dim, sizes.decoder_embed_dim, sizes.native_side**2
         self.class_emb = nn.Embedding(sizes.class_num, wide)
         self.fake_latent = nn.Parameter(torch.zeros(1, wide))
-        self.z_proj = nn.Linear(sizes.vae_embed_dim, wide)
+        self.z_proj = nn.Linear(sizes.token_channels, wide)
         self.z_proj_ln = nn.LayerNorm(wide, eps=EPS)
         self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, sizes.buffer_size + slots, wide))
         self.encoder_blocks = _blocks(wide, sizes.encoder_depth, sizes.encoder_num_heads, sizes.mlp_ratio)

@@ -264,7 +264,7 @@ class HarmonModel(UnifiedModel):
         return [collator.answer(row) for row in found.tolist()]
 
     def _draw(self, front: Prompt, seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
-        config, side = self.config, self.config.image_size // self.config.vae.factor
+        config, side = self.config, self.config.side
         plan = DrawingPlan(
             grid=(side, side),
             iterations=sampling.steps,
@@ -273,7 +273,7 @@ class HarmonModel(UnifiedModel):
             temperature=sampling.temperature,
             levels=config.mar.num_sampling_steps,
         )
-        order, noise = seeded_noise(seeds, side * side, config.mar.vae_embed_dim, plan.levels, self.device)
+        order, noise = seeded_noise(seeds, side * side, config.mar.token_channels, plan.levels, self.device)
         (last,) = deque(draw_image(self.network, front, plan, order, noise), maxlen=1)
         return to_bytes(decode_latents(self.vae, last.latents, config))
 

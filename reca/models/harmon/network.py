@@ -190,7 +190,7 @@ def qwen2_config(sizes: LlmSizes) -> Qwen2Config:
         rms_norm_eps=sizes.rms_norm_eps,
         hidden_act=sizes.hidden_act,
         rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_theta},
-        tie_word_embeddings=True,
+        tie_word_embeddings=sizes.tie_word_embeddings,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,

@@ -259,7 +259,8 @@ class _Case:
         )
         front = self.reconstruction_prompt() if group == "gen_recon" else self.network.prompt(*self.ids(group))
         yield from self.same(f"{group}.prefill_inputs_embeds", front.embeddings, STATES)
-        images = settings["images"]
+        # Without guidance, every row is an image of its own, unconditional prompts included.
+        images = len(front.mask) if plan.scale == 1 else len(front.mask) // 2
 
         def noise(step: int, _: Tensor) -> GroupNoise:
             name = f"{group}.step{step}"
@@ -282,38 +283,41 @@ class _Case:
         yield from self.same(f"{name}.latent", found.drawn, DRAWN)
 
     def reconstruction_prompt(self) -> Prompt:
-        """The folder has no ids of this prompt. Its marks are known from other prompts; the words in between are read
-        off the recorded embeddings as the nearest rows of the embedding table, and nothing else is.
+        """The folder has no ids of this prompt. Its marks are known; its words, and the unconditional prompt up to its
+        padding, are read off the recorded embeddings as the nearest rows of the embedding table.
         """
         latents, tokens = self.inputs["gen_recon.latents"], self.settings["toy_token_ids"]
         picture = self.network.understand(latents, None).embeddings
         special = {name.split(" ")[0]: value for name, value in tokens.items()}
         start, end, newline = special["<|im_start|>"], special["<|im_end|>"], special["newline"]
         first, last = HEADER + picture.shape[1], -5
-        words = self.outputs["gen_recon.prefill_inputs_embeds"][0, first:last]
-        nearest = torch.cdist(words, self.network.llm.model.embed_tokens.weight).argmin(dim=1).tolist()
+        recorded, table = self.outputs["gen_recon.prefill_inputs_embeds"], self.network.llm.model.embed_tokens.weight
+        nearest = torch.cdist(recorded[0, first:last], table).argmin(dim=1).tolist()
         header, opening = [start, special["user"], newline], [end, newline, start, special["assistant"], newline]
         ids = torch.tensor([[*header, *nearest, *opening]]).expand(len(latents), -1)
         front = self.network.prompt(ids, torch.ones_like(ids, dtype=torch.bool), picture)
-        if self.settings["model"]["gen_recon"]["cfg"] == 1:
+        if len(recorded) == len(latents):
             return front
-        plain, mask = (values[-1] for values in self.ids("gen_t2i"))
-        plain = plain[mask].expand(len(latents), -1)
-        return with_unconditional(self.network, front, plain, special["<|endoftext|>"])
+        pad = special["<|endoftext|>"]
+        plain = torch.cdist(recorded[-1], table).argmin(dim=1)
+        plain = plain[: int((plain != pad).nonzero()[-1]) + 1].expand(len(latents), -1)
+        return with_unconditional(self.network, front, plain, pad)
 
 
 def _build(settings: Mapping[str, Any], folder: Path) -> HarmonModel:
     sizes = settings["model"]
     vae = sizes["vae"]
-    own = {"vae_scale": sizes["vae_scale"], "grad_scale": sizes["grad_scale"]}
-    own["image_size"] = sizes["train_grid"][0] * sizes["mar"]["vae_stride"]
+    # The published constructor's None leaves gradients as they are.
+    own = {"vae_scale": sizes["vae_scale"], "grad_scale": 1.0 if sizes["grad_scale"] is None else sizes["grad_scale"]}
+    own["image_size"] = sizes["train_grid"][0] * sizes["mar"]["vae_stride"] * sizes["mar"].get("patch_size", 1)
     if vae.get("attn_resolutions_decoder"):
         raise KeyError("autoencoder without attention in the decoder's levels (attn_resolutions_decoder)")
     names = ("ch", "ch_mult", "num_res_blocks", "resolution", "attn_resolutions_encoder")
     content = {"llm": sizes["llm"], "mar": sizes["mar"], "vae": {name: vae[name] for name in names}, "reca": own}
     model = HarmonModel(config_of(content)).eval()
+    wanted = network_state(model.network)
     load_strict(
-        network_state(model.network), folder / "weights.safetensors", lambda name: None if name == HEAD else name
+        wanted, folder / "weights.safetensors", lambda name: None if name == HEAD and HEAD not in wanted else name
     )
     load_strict(published_state(model.vae), folder / "vae_weights.safetensors")
     return model

@@ -115,7 +115,7 @@ def draw_image(
     """
     halves = 1 if plan.scale == 1 else 2
     batch, tokens, device = len(order), order.shape[1], prompt.embeddings.device
-    latents = torch.zeros(batch, *plan.grid, network.config.mar.vae_embed_dim, device=device)
+    latents = torch.zeros(batch, *plan.grid, network.config.mar.token_channels, device=device)
     reader = _CachedReader(network, prompt)
     counts = hidden_counts(tokens, plan.iterations)
     for number, (before, after) in enumerate(pairwise(counts)):

@@ -4,6 +4,7 @@ Field names are those of the published configurations, so that their JSON files 
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class VisionSizes:
 
 @dataclass(frozen=True)
 class ConnectorSizes:
-    """Sizes of the connector, which is as wide as the language model; the defaults are OpenUni-B's.
+    """Sizes of the connector; the defaults are OpenUni-B's.
 
     Attributes:
         intermediate_size: width of the MLP.
@@ -72,6 +73,7 @@ class ConnectorSizes:
         num_attention_heads: attention heads.
         hidden_act: transformers' name of the MLP activation.
         layer_norm_eps: epsilon of every layer norm.
+        hidden_size: width; None stands for the language model's.
     """
 
     intermediate_size: int = 3072
@@ -79,6 +81,7 @@ class ConnectorSizes:
     num_attention_heads: int = 14
     hidden_act: str = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
+    hidden_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class SanaSizes:
         norm_elementwise_affine: whether the block norms have weights.
         norm_eps: epsilon of the block norms.
         qk_norm: diffusers' name of the query and key norm, or None.
+        interpolation_scale: scale of diffusers' sinusoidal position table; None, as in the releases for 512 pixels, for
+            no table.
     """
 
     in_channels: int = 32
@@ -120,6 +125,7 @@ class SanaSizes:
     norm_elementwise_affine: bool = False
     norm_eps: float = 1e-6
     qk_norm: str | None = None
+    interpolation_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,10 @@ class OpenUniConfig:
         image_size: side S in pixels of the images drawn.
         image_context_id: id whose places in a prompt the understanding features take.
         merge: patches merged into one feature along each side.
+        vit_input_size: side in pixels of what the vision tower sees; None for the side its position table is made for
+            (`vision.image_size`). For another, the table is resized.
+        proj_type: where linear layers bring the widths together: after the connector (`enc_proj`, as in the releases),
+            before it (`proj_enc`) or both.
         max_prompt: longest prompt in ids, image features included, queries not.
         max_caption: in training, a text-to-image prompt is cut after this many ids.
         caption_dropout: probability that text-to-image training loses its caption.
@@ -225,6 +235,8 @@ class OpenUniConfig:
     image_size: int = 512
     image_context_id: int = 151667
     merge: int = 2
+    vit_input_size: int | None = None
+    proj_type: Literal["enc_proj", "proj_enc", "proj_enc_proj"] = "enc_proj"
     max_prompt: int = 2048
     max_caption: int = 128
     caption_dropout: float = 0.1
@@ -244,10 +256,17 @@ class OpenUniConfig:
                 f"(autoencoder factor {self.vae.factor} times Sana's patch_size {self.sana.patch_size})"
             )
         block = self.vision.patch_size * self.merge
-        if self.vision.image_size < block or self.vision.image_size % block:
+        if self.seen_size < block or self.seen_size % block:
+            name = "vision.image_size" if self.vit_input_size is None else "vit_input_size"
             raise ValueError(
-                f"OpenUniConfig.vision.image_size={self.vision.image_size} is no multiple of {block}, the pixels of "
+                f"OpenUniConfig.{name}={self.seen_size} is no multiple of {block}, the pixels of "
                 f"one feature (patch_size {self.vision.patch_size} times merge {self.merge})"
+            )
+        ends = {"enc_proj": self.language.hidden_size, "proj_enc": self.sana.caption_channels}
+        if self.connector_width != ends.get(self.proj_type, self.connector_width):
+            raise ValueError(
+                f"OpenUniConfig.connector.hidden_size={self.connector_width} must be {ends[self.proj_type]} with "
+                f"proj_type={self.proj_type!r}, as no layer lies between"
             )
         if self.sana.in_channels != self.vae.latent_channels:
             raise ValueError(
@@ -269,7 +288,17 @@ class OpenUniConfig:
     @property
     def image_tokens(self) -> int:
         """T: understanding features of one image."""
-        return (self.vision.image_size // self.vision.patch_size // self.merge) ** 2
+        return (self.seen_size // self.vision.patch_size // self.merge) ** 2
+
+    @property
+    def seen_size(self) -> int:
+        """Side in pixels of what the vision tower sees."""
+        return self.vision.image_size if self.vit_input_size is None else self.vit_input_size
+
+    @property
+    def connector_width(self) -> int:
+        """Width of the connector."""
+        return self.language.hidden_size if self.connector.hidden_size is None else self.connector.hidden_size
 
 
 OPENUNI_B_512 = OpenUniConfig()

@@ -38,7 +38,6 @@ VISION = {"norm_type": "layer_norm", "qk_normalization": False}
 SANA = {
     "_class_name": "SanaTransformer2DModel",
     "dropout": 0.0,
-    "interpolation_scale": None,
     "guidance_embeds": False,
     "timestep_scale": 1.0,
 }
@@ -81,7 +80,7 @@ def read_config(folder: Path) -> OpenUniConfig:
     if main.pop("family", None) != "openuni":
         raise CheckpointError(f'{folder / "config.json"}: no OpenUni configuration (its "family" is not "openuni")')
     lmm_path = folder / "lmm" / "config.json"
-    lmm = _checked(_json(lmm_path), LMM, lmm_path)
+    lmm = checked(_json(lmm_path), LMM, lmm_path)
     known: Json = {
         "merge": round(1 / lmm.get("downsample_ratio", 0.5)),
         "language": _language(lmm.get("llm_config", {}), lmm_path),
@@ -164,11 +163,16 @@ def _read(kind: type[Sizes], path: Path, fixed: Json) -> Sizes:
 
 def _sizes(kind: type[Sizes], values: Json, fixed: Json, path: Path) -> Sizes:
     fields: Json = getattr(kind, "__dataclass_fields__")  # noqa: B009 - a type variable has no attributes
-    values = _checked(values, fixed, path)
+    values = checked(values, fixed, path)
     return _convert({name: value for name, value in values.items() if name in fields}, kind, path)
 
 
-def _checked(values: Json, fixed: Json, path: Path) -> Json:
+def checked(values: Json, fixed: Json, path: Path) -> Json:
+    """The values of a configuration, once those it has among `fixed` are found as there.
+
+    Raises:
+        CheckpointError: naming the file and a value that is not built here.
+    """
     for name, value in fixed.items():
         if values.get(name, value) != value:
             raise CheckpointError(f"{path}: {name} is {values[name]!r}, but only {value!r} is built here")

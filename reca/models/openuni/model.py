@@ -17,14 +17,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, SiglipVisionConfig
-from transformers.models.siglip.modeling_siglip import SiglipEncoder
+from transformers import PreTrainedTokenizerFast
 
 from reca.config import SamplingConfig
 from reca.models.attention import EAGER_BY_DEVICE
@@ -33,6 +32,7 @@ from reca.models.checkpoint import built, joined, write_tensors
 from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import OpenUniConfig
+from reca.models.openuni.connector import build_connector, build_projector, ends
 from reca.models.openuni.files import load_weights, read_config, write_config
 from reca.models.openuni.flow import Noised, add_noise, denoise, seeded_noise
 from reca.models.openuni.prompts import Prompter, Prompts
@@ -73,8 +73,8 @@ class OpenUniModel(UnifiedModel):
         width = config.language.hidden_size
         self.lmm = InternVL(config)
         self.meta_queries = nn.Parameter(torch.randn(config.queries, width) * width**-0.5)
-        self.connector = SiglipEncoder(_connector_config(config))
-        self.projector = nn.Linear(width, config.sana.caption_channels)
+        self.connector = build_connector(config)
+        self.projector = build_projector(config)
         self.transformer = SanaTransformer2DModel(**asdict(config.sana))
         self.vae = AutoencoderDC(in_channels=3, **asdict(config.vae))
         if config.activation_checkpointing:
@@ -169,7 +169,7 @@ class OpenUniModel(UnifiedModel):
             dropped = (draws["caption_drop"] < self.config.caption_dropout)[:, None]
             ids = torch.where(dropped, batch["dropped_ids"], ids)
             mask = torch.where(dropped, batch["dropped_mask"], mask)
-        context = self.context(self.query_inputs(ids, mask, batch.get("features")))
+        context = self.context(self.loss_inputs(ids, mask, batch.get("features")))
         noised = self.noised(batch["latents"], draws)
         error = self.velocity(noised.latents, context, noised.timesteps).float() - noised.velocity
         return LossTerm(error.square().sum(), torch.tensor(float(error.numel()), device=error.device))
@@ -179,15 +179,26 @@ class OpenUniModel(UnifiedModel):
         del task, draws
         return torch.tensor(float(batch["latents"].numel()), device=batch["latents"].device)
 
-    def query_inputs(self, ids: Tensor, mask: Tensor, features: Tensor | None) -> QueryInputs:
+    def loss_inputs(self, ids: Tensor, mask: Tensor, features: Tensor | None) -> QueryInputs:
+        """`query_inputs` in training, where a prompt with an image keeps its newest `max_prompt` positions only, as
+        published. (`collate` refuses longer ones.)
+        """
+        return self.query_inputs(ids, mask, features, None if features is None else self.config.max_prompt)
+
+    def query_inputs(
+        self, ids: Tensor, mask: Tensor, features: Tensor | None, newest: int | None = None
+    ) -> QueryInputs:
         """Input of the language model.
 
         Args:
             ids: int64 [B, L].
             mask: bool [B, L], True on valid ids.
             features: float [B, T, D] for prompts with an image, else None.
+            newest: keep only so many positions, those next to the queries; None for all.
         """
         embeddings = self.lmm.embed(ids, features, self.config.image_context_id)
+        if newest is not None:
+            embeddings, mask = embeddings[:, -newest:], mask[:, -newest:]
         queries = self.meta_queries.to(embeddings.dtype).expand(ids.shape[0], -1, -1)
         seen = torch.cat([mask, mask.new_ones(queries.shape[:2])], dim=1)
         positions = (seen.long().cumsum(dim=1) - 1).clamp(min=0)
@@ -200,7 +211,13 @@ class OpenUniModel(UnifiedModel):
 
     def context(self, inputs: QueryInputs) -> Tensor:
         """What Sana's cross-attention reads, float [B, Q, K]."""
-        return self.projector(self.connector(inputs_embeds=self.query_states(inputs)).last_hidden_state)
+        return self.connected(self.query_states(inputs))[1]
+
+    def connected(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The connector's output, float [B, Q, W], and the context, float [B, Q, K], of the queries' states."""
+        before, after = ends(self.projector, self.config.proj_type)
+        found = self.connector(inputs_embeds=before(states)).last_hidden_state
+        return found, after(found)
 
     def noised(self, latents: Tensor, draws: Draws) -> Noised:
         """Scaled and noised latents of a batch."""
@@ -309,10 +326,3 @@ def _refuse_text(task: Task) -> None:
         raise ValueError(
             "OpenUni has no image_to_text loss: its understanding side is frozen; set training.lambda_i2t to 0"
         )
-
-
-def _connector_config(config: OpenUniConfig) -> Any:
-    # The published connector is SigLIP's encoder without embeddings and final norm, names of parameters included.
-    sizes = SiglipVisionConfig(hidden_size=config.language.hidden_size, **asdict(config.connector))
-    sizes._attn_implementation = EAGER_BY_DEVICE  # pyright: ignore[reportPrivateUsage]
-    return sizes

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from reca.models.base import LossTerm
 from reca.models.checkpoint import load_strict
-from reca.models.errors import CheckpointError
 from reca.models.openuni.config import (
     AutoencoderSizes,
     ConnectorSizes,
@@ -26,6 +25,7 @@ from reca.models.openuni.config import (
     SanaSizes,
     VisionSizes,
 )
+from reca.models.openuni.files import FLOW, LMM, SANA, VISION, checked
 from reca.models.openuni.flow import denoise, sampling_scheduler, training_levels
 from reca.models.openuni.model import OpenUniModel
 from reca.models.openuni.understanding import published_state
@@ -40,8 +40,15 @@ GRADIENT = 1e-4
 LATENTS = 1e-3
 EXACT = 1e-6
 
-BUILT = {"proj_type": "enc_proj", "select_layer": -1, "ps_version": "v2", "weighting": "none"}
-"""Settings of a recording that have to have these values; others are not built here."""
+BUILT: dict[str, dict[str, Any]] = {
+    "": {"select_layer": LMM["select_layer"], "ps_version": LMM["ps_version"], "weighting": "none"},
+    "llm": {"use_sliding_window": False},
+    "vision": VISION,
+    "sana": SANA,
+    "inference_scheduler": FLOW,
+    "freeze": {"lmm": True, "vae": True},
+}
+"""What the sections of a recording's `config.json` (the first is the whole) must say where they say anything."""
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -57,10 +64,8 @@ def check(folder: Path) -> Iterator[Check]:
 class _Case:
     def __init__(self, folder: Path) -> None:
         self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
-        for name, value in BUILT.items():
-            found = self.settings.get(name, value)
-            if found != value:
-                raise CheckpointError(f"{folder}: {name} is {found!r}, but only {value!r} is built here")
+        for section, fixed in BUILT.items():
+            checked(self.settings[section] if section else self.settings, fixed, folder / "config.json")
         self.inputs = load_file(folder / "inputs.safetensors")
         self.outputs = load_file(folder / "outputs.safetensors")
         self.model = _build(self.settings, folder)
@@ -68,17 +73,26 @@ class _Case:
 
     def run(self) -> Iterator[Check]:
         """Compare whatever the folder recorded; what nothing here compares is reported by the caller."""
-        with torch.no_grad():
-            features = self.model.lmm.features(self.inputs["reca.pixel_values_src"])
-        yield from self.same("reca.vit_embeds", features, STATES)
         levels, _ = training_levels(self.model.config.flow)
         yield from self.same("train_scheduler.sigmas_head_tail", torch.cat([levels[:3], levels[-3:]]), EXACT)
-        yield from self.training("t2i", None)
-        yield from self.training("reca", features)
+        features = None
+        if "reca.pixel_values_src" in self.inputs:
+            with torch.no_grad():
+                features = self.model.lmm.features(self.inputs["reca.pixel_values_src"])
+            yield from self.same("reca.vit_embeds", features, STATES)
+        if self.recorded("t2i"):
+            yield from self.training("t2i", None)
+        if self.recorded("reca"):
+            yield from self.training("reca", features)
         yield from self.gradients()
         with torch.no_grad():
-            yield from self.sampling("gen", None)
-            yield from self.sampling("genimg", features[:1])
+            if self.recorded("gen"):
+                yield from self.sampling("gen", None)
+            if self.recorded("genimg"):
+                yield from self.sampling("genimg", None if features is None else features[:1])
+
+    def recorded(self, group: str) -> bool:
+        return any(name.startswith(f"{group}.") for name in self.outputs)
 
     def same(self, name: str, found: Tensor, limit: float = 0.0) -> Iterator[Check]:
         if name in self.outputs:
@@ -87,9 +101,7 @@ class _Case:
     def training(self, group: str, features: Tensor | None) -> Iterator[Check]:
         """Inputs, states, noise, velocity and loss of one objective."""
         inputs, model = self.inputs, self.model
-        # Of a reconstruction's prompt, only the newest positions are kept. `collate` refuses such a prompt instead.
-        newest = slice(None) if features is None else slice(-self.settings["max_length"], None)
-        ids, mask = inputs[f"{group}.input_ids"][:, newest], inputs[f"{group}.attention_mask"][:, newest]
+        ids, mask = inputs[f"{group}.input_ids"], inputs[f"{group}.attention_mask"]
         draws = {"uniform": inputs[f"{group}.draw_u"], "noise": inputs[f"{group}.draw_noise"]}
         latents = inputs[f"{group}.vae_latents_raw"]
         with torch.no_grad():
@@ -113,13 +125,12 @@ class _Case:
         draws: Mapping[str, Tensor],
     ) -> Iterator[Check]:
         model = self.model
-        queries = model.query_inputs(ids, mask, features)
+        queries = model.loss_inputs(ids, mask, features)
         yield from self.same(f"{group}.inputs_embeds", queries.embeddings, STATES)
         yield from self.same(f"{group}.llm_attention_mask", queries.mask)
         yield from self.same(f"{group}.position_ids", queries.positions)
         states = model.query_states(queries)
-        connected = model.connector(inputs_embeds=states).last_hidden_state
-        context = model.projector(connected)
+        connected, context = model.connected(states)
         yield from self.same(f"{group}.query_hidden", states, STATES)
         yield from self.same(f"{group}.connector_out", connected, STATES)
         yield from self.same(f"{group}.prompt_embeds", context, STATES)
@@ -151,16 +162,17 @@ class _Case:
 
     def sampling(self, group: str, features: Tensor | None) -> Iterator[Check]:
         """Every step of the solver, from the recorded noise; conditional prompts come before unconditional ones."""
-        if not any(name.startswith(f"{group}.") for name in self.outputs):
-            return
         model, flow = self.model, self.model.config.flow
-        guidance, count = self.settings["generation"]["cfg_scale"] - 1, self.settings["generation"]["num_steps"]
+        # The published pipeline guides with scales above 1 only.
+        guidance = max(self.settings["generation"]["cfg_scale"] - 1, 0)
+        count = self.settings["generation"]["num_steps"]
         ids, mask = self.inputs[f"{group}.input_ids"], self.inputs[f"{group}.attention_mask"]
         if features is not None:
             features = features.repeat(len(ids), 1, 1)
         context = model.context(model.query_inputs(ids, mask, features))
         noise = self.inputs[f"{group}.draw_latents"]
-        steps = list(denoise(model.guided_velocity(context, guidance), noise, count, flow))
+        read = context if guidance else context[: len(noise)]
+        steps = list(denoise(model.guided_velocity(read, guidance), noise, count, flow))
         yield from self.same(f"{group}.prompt_embeds", context, STATES)
         yield from self.same(f"{group}.sigmas", sampling_scheduler(flow, count).sigmas, EXACT)
         yield from self.same(f"{group}.timesteps", torch.stack([step.timestep for step in steps]).float())
@@ -201,14 +213,18 @@ def _pick(kind: type[Sizes], *values: Mapping[str, Any], **changes: Any) -> Size
 
 def _config(settings: Mapping[str, Any]) -> OpenUniConfig:
     side, channels = settings["generation"]["latent_size"], settings["sana"]["in_channels"]
+    # Positions are rotations, so the published model does not mind prompts longer than this says.
+    positions = max(settings["llm"]["max_position_embeddings"], settings["max_length"] + settings["num_queries"])
     return OpenUniConfig(
         queries=settings["num_queries"],
         image_size=side,
         image_context_id=settings["token_ids"]["img_context"],
         merge=round(1 / settings["downsample_ratio"]),
-        max_prompt=settings["llm"]["max_position_embeddings"] - settings["num_queries"],
+        vit_input_size=settings.get("vit_input_size"),
+        proj_type=settings.get("proj_type", "enc_proj"),
+        max_prompt=settings["max_length"],
         activation_checkpointing=False,
-        language=_pick(LanguageSizes, settings["llm"]),
+        language=_pick(LanguageSizes, settings["llm"], max_position_embeddings=positions),
         vision=_pick(VisionSizes, settings["vision"]),
         connector=_pick(ConnectorSizes, settings["connector"]),
         sana=_pick(SanaSizes, settings["sana"]),

@@ -41,7 +41,7 @@ class InternVL(nn.Module):
         super().__init__()
         merged, width = config.vision.hidden_size * config.merge**2, config.language.hidden_size
         self.merge = config.merge
-        self.image_size = config.vision.image_size
+        self.image_size = config.seen_size
         self.vision_model = InternVLVisionModel(_vision_config(config.vision))
         self.mlp1 = nn.Sequential(nn.LayerNorm(merged), nn.Linear(merged, width), nn.GELU(), nn.Linear(width, width))
         self.language_model = Qwen2ForCausalLM(_language_config(config.language))
