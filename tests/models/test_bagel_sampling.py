@@ -139,7 +139,7 @@ def test_bounds_of_the_guidance_interval_are_compared_in_float32() -> None:
         free.append(round(float(times[0]), 3))
         return torch.zeros_like(tokens)
 
-    # Grid 1, 0.8, 0.6, 0.4, 0.2: 0.8 belongs to the interval (0.4, 0.8] and 0.4 does not, though both differ in float64.
+    # Of the grid 1, 0.8, 0.6, 0.4, 0.2 the interval (0.4, 0.8] has 0.8 and not 0.4; in float64 it would be otherwise.
     settings = Guidance(text=2.0, interval=(0.4, 0.8))
     list(flow.sample([still, text_free, still], torch.zeros(1, 1, 1), flow.time_grid(5, 1.0), settings))
     assert free == [0.8, 0.6]
