@@ -174,7 +174,7 @@ class _Case:
             features = self.model.clip_features(self.inputs["mmu.clip_pixel_values"])
         return {
             "features": features,
-            "system": self.inputs["mmu.system_ids"],
+            "system": self.inputs.get("mmu.system_ids", self.inputs["mmu.input_ids_text"][:, :0]),
             "text": self.inputs["mmu.input_ids_text"],
             "labels": self.inputs["mmu.labels_text"],
         }
@@ -260,7 +260,9 @@ class _Case:
             both.append(sequences.caption_tokens(block, image, image, self.vocabulary))
             yield from self.same(name, both[-1].ids)
         masked = [masks.caption_mask(tokens.ids, self.vocabulary.pad, config.image_tokens) for tokens in both]
-        yield from self.same("gen.attention_visible", torch.cat(masked))
+        # Without guidance the published sampler runs the conditional sequences only.
+        guided = generation["guidance_scale"] != 0 or "gen.uncond_input_ids" in self.outputs
+        yield from self.same("gen.attention_visible", torch.cat(masked if guided else masked[:1]))
         layout = Layout(self.model.embed(both[0].ids), masked[0])
         draws = map(StepDraws, self.inputs["gen.draw_exponential"], self.inputs["gen.draw_gumbel_uniform"])
         logits = self.model.guided_logits(layout, generation["guidance_scale"])
