@@ -140,7 +140,9 @@ class TinyBagel(TinyFamily[Vae, BagelModel]):
         """The tower's output float [B, rows, columns, E], as `BagelModel.encode` gives it."""
         side = model.config.vision.side
         patches = to_patches(pixels, model.config.vision.patch_size)
-        return model.network.vit_model(patches, grid_positions(side, side, side)).unflatten(1, (side, side))
+        return model.network.vit_model(patches, grid_positions(side, side, model.config.seen_side)).unflatten(
+            1, (side, side)
+        )
 
     def projected(self, model: BagelModel, features: Tensor) -> Tensor:
         """Through the connector, before the position is added."""
@@ -183,7 +185,7 @@ def edit_loss(model: BagelModel, edits: Sequence[Edit], rng: np.random.Generator
     for text, with_picture, with_text in zip(texts, shown, told, strict=True):
         picture: list[Split] = [Picture("clean", grid, grid), Picture("seen", grid, grid)] if with_picture else []
         samples.append([*picture, *([Text(text)] if with_text else []), Picture("noised", grid, grid)])
-    layout = pack(samples, model.collator.marks, model.config.vision.side, grid)
+    layout = pack(samples, model.collator.marks, model.config.seen_side, grid)
     draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
     kept = torch.from_numpy(shown)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from reca.models.bagel import files
 from reca.models.bagel.config import BAGEL_7B, BagelConfig, ImageRule, LanguageSizes, VaeSizes, read_config
 from reca.models.bagel.model import BagelModel
 from reca.models.bagel.tokenizer import MARKS
+from reca.models.bagel.vae import Vae
 from reca.models.errors import CheckpointError
 from reca.models.words import build_word_tokenizer
 
@@ -153,6 +154,19 @@ def test_sizes_that_cannot_be_are_refused() -> None:
         VaeSizes(channels=20)
     with pytest.raises(ValueError, match=r"condition\.longest=1400 is beyond the position table of 70 x 70"):
         BagelConfig(condition=ImageRule(1400, 224, 14))
+
+
+def test_the_encoder_begins_at_its_base_width_whatever_its_first_level_has() -> None:
+    vae = Vae(VaeSizes(8, (3, 1), blocks=1, latent_channels=4, norm_groups=4))
+    shapes = {name: tuple(value.shape) for name, value in files.autoencoder_tensors(vae.autoencoder).items()}
+    assert shapes["encoder.conv_in.weight"] == (8, 3, 3, 3)
+    assert shapes["encoder.down.0.block.0.nin_shortcut.weight"] == (24, 8, 1, 1)
+    assert shapes["encoder.down.0.downsample.conv.weight"] == (24, 24, 3, 3)
+    assert shapes["decoder.norm_out.weight"] == (24,)
+    mean, deviation = vae.moments(torch.zeros(1, 3, 4, 6))
+    assert mean.shape == deviation.shape == (1, 4, 2, 3)
+    assert vae.decode(mean).shape == (1, 3, 4, 6)
+    assert not any(parameter.requires_grad for parameter in vae.parameters())
 
 
 def test_tokenizers_without_the_marks_or_too_large_are_refused(folder: Path) -> None:

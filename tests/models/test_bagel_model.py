@@ -8,7 +8,10 @@ from torch.nn import functional
 
 from reca.config import SamplingConfig
 from reca.models.bagel import files
+from reca.models.bagel.config import VisionSizes
+from reca.models.bagel.images import normalised
 from reca.models.bagel.model import BagelModel
+from reca.models.bagel.vision import to_patches
 from reca.models.base import Batch, Draws, Example, LossTerm, Task
 
 DRAWN: list[Task] = ["reconstruction", "text_to_image"]
@@ -224,6 +227,21 @@ def test_encode_gives_moments_and_features_and_wants_fitted_pictures() -> None:
     torch.testing.assert_close(again["features"][0], encoded["features"][1])
     with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], found \[1, 3, 16, 16\]"):
         model.encode(pictures(1, size=(16, 16)))
+
+
+def test_positions_of_understanding_tokens_count_by_their_own_table() -> None:
+    tower = VisionSizes(16, 32, 2, 2, image_size=40, patch_size=8)
+    model, pixels = tiny_model(max_seen_size=3, vision=tower), pictures(1, size=(16, 16))
+    vit = model.network.vit_model
+    assert vit.vision_model.embeddings.position_embedding.weight.shape == (25, 16)
+    assert model.network.vit_pos_embed.pos_embed.shape == (9, 32)
+    with torch.no_grad():
+        expected = vit(to_patches(normalised(pixels), 8), torch.tensor([0, 1, 3, 4]))
+        torch.testing.assert_close(model.features(pixels).flatten(1, 2), expected)
+    (example,) = examples(model, ["a cat"])
+    batch = model.collate("reconstruction", [example])
+    layout, _ = model.packed_inputs("reconstruction", batch, model.draw("reconstruction", batch, [0]))
+    assert layout.seen_positions.tolist() == [0, 1, 3, 4]
 
 
 def test_batches_name_the_sample_that_does_not_fit() -> None:

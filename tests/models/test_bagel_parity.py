@@ -1,10 +1,12 @@
 """The reference folder lies beside the checkout; without it, these tests are skipped."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from reca.models.parity import check_folder, main
@@ -61,3 +63,32 @@ def test_differences_of_every_kind_are_found(folder: Path, capsys: pytest.Captur
     assert main([str(folder)]) == 1
     assert "13 do not" in capsys.readouterr().out
     assert len(failed(folder)) == 13
+
+
+def test_edits_are_told_by_their_draws_and_not_by_the_name_of_their_batch(folder: Path) -> None:
+    for part in ("inputs", "outputs"):
+        path = folder / f"{part}.safetensors"
+        save_file({re.sub(r"^edit\.", "turned.", name): value for name, value in load_file(path).items()}, path)
+    for name, old, new in (("grad_norms.json", '"edit": {', '"turned": {'), ("config.json", '"edit"', '"turned"')):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+    assert failed(folder) == []
+
+
+def test_pictures_and_texts_of_a_sample_come_in_the_order_of_its_splits(folder: Path) -> None:
+    inputs = load_file(folder / "inputs.safetensors")
+    # Sample 0 of `und` is [picture of 9 patches][question of 4][answer of 6]; let the picture follow the question.
+    order = torch.tensor([*range(11, 17), *range(11), *range(17, 25)])
+    place = torch.cat([order.argsort(), torch.arange(25, 53)])
+    inputs["und.split_lens"][:3] = torch.tensor([6, 11, 8])
+    inputs["und.attn_modes"][:3] = torch.tensor([0, 1, 0])
+    for name in ("packed_vit_token_indexes", "ce_loss_indexes"):
+        inputs[f"und.{name}"] = place[inputs[f"und.{name}"]]
+    before, ids = place[inputs["und.packed_text_indexes"]].sort()
+    inputs["und.packed_text_indexes"], inputs["und.packed_text_ids"] = before, inputs["und.packed_text_ids"][ids]
+    inputs["und.packed_position_ids"][:25] = torch.tensor([*range(6), *[6] * 11, *range(7, 15)])
+    save_file(inputs, folder / "inputs.safetensors")
+    layout = {name for name in inputs if name.startswith(("und.packed_", "und.ce_", "und.split_", "und.attn_"))}
+    assert len(layout) >= 9
+    assert not layout & set(failed(folder))

@@ -20,7 +20,7 @@ def packed_velocity(
 ) -> Tensor:
     """Velocity of the noised picture that ends a sample, computed at once."""
     assert model.collator is not None
-    layout = pack([splits], model.collator.marks, model.config.vision.side, model.config.max_latent_size)
+    layout = pack([splits], model.collator.marks, model.config.seen_side, model.config.max_latent_size)
     times = torch.tensor([0.0] * (len(layout.latent_grids) - 1) + [time])
     embedded = model.network.embed_packed(layout, features, torch.cat([clean, noised]), times)
     _, states = model.network.packed(layout, embedded)
@@ -127,6 +127,22 @@ def test_guidance_zero_is_one_conditional_pass_per_step() -> None:
     calls.clear()
     list(flow.sample(branches, noise, flow.time_grid(2, 1.0), Guidance(text=2.0, image=1.5, interval=(0.5, 1.0))))
     assert calls == ["full", "text_free", "image_free", "full"]
+
+
+def test_bounds_of_the_guidance_interval_are_compared_in_float32() -> None:
+    free: list[float] = []
+
+    def still(tokens: Tensor, times: Tensor) -> Tensor:
+        return torch.zeros_like(tokens)
+
+    def text_free(tokens: Tensor, times: Tensor) -> Tensor:
+        free.append(round(float(times[0]), 3))
+        return torch.zeros_like(tokens)
+
+    # Of the grid 1, 0.8, 0.6, 0.4, 0.2 the interval (0.4, 0.8] has 0.8 and not 0.4; in float64 it would be otherwise.
+    settings = Guidance(text=2.0, interval=(0.4, 0.8))
+    list(flow.sample([still, text_free, still], torch.zeros(1, 1, 1), flow.time_grid(5, 1.0), settings))
+    assert free == [0.8, 0.6]
 
 
 @pytest.mark.parametrize("renorm", ["global", "channel", "text_channel"])

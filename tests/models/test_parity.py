@@ -1,5 +1,6 @@
 """The reference folder lies beside the checkout; without it, only the machinery is tested."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,38 @@ def test_a_difference_or_an_unknown_quantity_fails_the_command(
     save_file(outputs, folder / "outputs.safetensors")
     assert main([str(folder)]) == 1
     assert "1 do not" in capsys.readouterr().out
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("", "mask_schedule", "linear"), ("generation", "schedule", "pow2"), ("showo", "w_clip_vit", False)],
+)
+def test_settings_that_are_not_implemented_are_refused_by_name(
+    tmp_path: Path, part: str, name: str, value: object
+) -> None:
+    folder = shutil.copytree(GOLDEN, tmp_path / "case", copy_function=shutil.copyfile)
+    settings = json.loads((folder / "config.json").read_text())
+    (settings[part] if part else settings)[name] = value
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=f"{name} is {value!r}; only"):
+        check_folder(folder)
+
+
+@needs_golden
+def test_a_recording_without_guidance_may_lack_the_unconditional_sequences(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN, tmp_path / "case", copy_function=shutil.copyfile)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["generation"]["guidance_scale"] = 0.0
+    (folder / "config.json").write_text(json.dumps(settings))
+    outputs = load_file(folder / "outputs.safetensors")
+    del outputs["gen.uncond_input_ids"]
+    outputs["gen.attention_visible"] = outputs["gen.attention_visible"][: len(outputs["gen.input_ids"])].clone()
+    save_file(outputs, folder / "outputs.safetensors")
+    checks = {check.quantity: check for check in check_folder(folder)}
+    assert checks["gen.attention_visible"].ok
+    assert checks["gen.input_ids"].ok
+    assert not checks["gen.step_cfg_logits"].ok
 
 
 def test_folders_of_no_family_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

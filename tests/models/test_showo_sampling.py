@@ -4,7 +4,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from reca.models.showo.sampling import Step, seeded_draws, unmask
+from reca.models.showo.sampling import Step, StepDraws, seeded_draws, unmask
 
 
 def run(logits: Tensor, seeds: list[int], steps: int, temperature: float = 1.0) -> list[Step]:
@@ -52,3 +52,18 @@ def test_every_step_reveals_at_least_one_even_with_more_steps_than_positions() -
     assert len(steps) == 9
     assert all(later <= earlier for earlier, later in pairwise(hidden))
     assert hidden[-1] == 1
+
+
+def test_noise_hides_a_known_code_again_only_where_it_outweighs_the_largest_float() -> None:
+    # Two steps of three positions with one code: position 0 stays after the first step, its confidence noise being
+    # 16.6 and the others' -2. In the second, noises of -2.0 (known) and 2.25 (hidden) are weighed against 88.7.
+    first, second = torch.tensor([[1 - 2**-24, 1e-3, 1e-3]]), torch.tensor([[6e-4, 0.9, 0.9]])
+
+    def hidden(temperature: float) -> list[list[bool]]:
+        draws = [StepDraws(torch.ones(1, 3, 1), uniform) for uniform in (first, second, second)]
+        steps = unmask(lambda *_: torch.zeros(1, 3, 1), draws, (1, 3), 3, temperature)
+        return [step.masked_before[0].tolist() for step in steps]
+
+    assert hidden(1.0)[2][0] is False
+    assert hidden(200.0)[2][0] is True
+    assert all(steps[1] == [False, True, True] for steps in (hidden(1.0), hidden(200.0)))

@@ -117,7 +117,7 @@ class Collator:
             else:
                 splits.append(Picture("noised", *columns["latent_grid"][row]))
             samples.append(splits)
-        return pack(samples, self.marks, self.config.vision.side, self.config.max_latent_size)
+        return pack(samples, self.marks, self.config.seen_side, self.config.max_latent_size)
 
 
 def random_draws(batch: Batch, seeds: Sequence[int], config: BagelConfig) -> dict[str, Tensor]:

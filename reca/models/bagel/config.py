@@ -157,6 +157,7 @@ class BagelConfig:
         image_size: side in pixels of the square pictures that are encoded and drawn.
         latent_patch_size: side in latent pixels of one latent token.
         max_latent_size: side of the position table of latent tokens.
+        max_seen_size: side of the position table of understanding tokens; None: as many as the tower has.
         timestep_shift: shift s of t = s u / (1 + (s - 1) u) in training. RecA: 1.
         sampling_shift: the same for the sampler's grid of times.
         text_dropout: probability that the text of a training sample is left out.
@@ -175,6 +176,7 @@ class BagelConfig:
     image_size: int = 1024
     latent_patch_size: int = 2
     max_latent_size: int = 64
+    max_seen_size: int | None = None
     timestep_shift: float = 1.0
     sampling_shift: float = 3.0
     text_dropout: float = 0.1
@@ -201,13 +203,20 @@ class BagelConfig:
         for name, size, unit, side in (
             ("image_size", self.image_size, self.token_pixels, self.max_latent_size),
             ("drawn.longest", self.drawn.longest, self.token_pixels, self.max_latent_size),
-            ("condition.longest", self.condition.longest, self.vision.patch_size, self.vision.side),
-            ("seen.longest", self.seen.longest, self.vision.patch_size, self.vision.side),
+            ("condition.longest", self.condition.longest, self.vision.patch_size, self.seen_side),
+            ("seen.longest", self.seen.longest, self.vision.patch_size, self.seen_side),
         ):
             if size > unit * side:
                 raise ValueError(
                     f"BagelConfig.{name}={size} is beyond the position table of {side} x {side} tokens of {unit} pixels"
                 )
+
+    @property
+    def seen_side(self) -> int:
+        """Positions along one side of the table of understanding tokens; the tower's own table is counted by it too
+        (row * side + column), so it may be larger, and no smaller than its largest position.
+        """
+        return self.vision.side if self.max_seen_size is None else self.max_seen_size
 
     @property
     def token_pixels(self) -> int:

@@ -100,7 +100,7 @@ class Reader:
             ValueError: the grid does not fit the position table.
         """
         _, rows, columns, _ = features.shape
-        positions = grid_positions(rows, columns, self.network.config.vision.side).to(self.device)
+        positions = grid_positions(rows, columns, self.network.config.seen_side).to(self.device)
         embedded = self.network.embed_seen(features.flatten(1, 2), positions)
         _, _, context = self._picture(context, embedded, embedded[:, :0])
         return replace(context, position=context.position + 1)

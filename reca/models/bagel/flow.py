@@ -65,7 +65,8 @@ def sample(branches: Sequence[Velocity], noise: Tensor, times: Tensor, guidance:
     state = noise
     for now, after in pairwise(times):
         low, high = guidance.interval
-        guided = low < float(now) <= high
+        # In float32, as published: a bound of 0.4 is the grid's own 0.4 there, and in float64 it is below it.
+        guided = bool((now > low) & (now <= high))
         batch_times = now.to(state.device).expand(len(state))
         raw = [conditional(state, batch_times)]
         free_text = text_free(state, batch_times) if guided and guidance.text > 1 else None

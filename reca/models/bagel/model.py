@@ -117,7 +117,7 @@ class BagelModel(UnifiedModel, Editor):
         side = self.config.vision.patch_size
         rows, columns = (length // side for length in pixels.shape[-2:])
         patches = to_patches(normalised(pixels.to(self.device)), side)
-        positions = grid_positions(rows, columns, self.config.vision.side).to(self.device)
+        positions = grid_positions(rows, columns, self.config.seen_side).to(self.device)
         return self.network.vit_model(patches, positions).unflatten(1, (rows, columns))
 
     # Batches and draws

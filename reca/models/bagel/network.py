@@ -72,7 +72,7 @@ class Bagel(nn.Module):
         self.language_model = LanguageModel(config.language, config.checkpointing)
         self.vit_model = VisionTower(config.vision)
         self.connector = Connector(config.vision.hidden_size, hidden)
-        self.vit_pos_embed = PositionTable(config.vision.side, hidden)
+        self.vit_pos_embed = PositionTable(config.seen_side, hidden)
         self.latent_pos_embed = PositionTable(config.max_latent_size, hidden)
         self.time_embedder = TimeEmbedder(hidden)
         self.vae2llm = nn.Linear(config.token_values, hidden)

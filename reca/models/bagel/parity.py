@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reca.models.bagel import files, flow, vision
-from reca.models.bagel.config import BagelConfig, Guidance, ImageRule, LanguageSizes, VaeSizes, VisionSizes
+from reca.models.bagel.config import Guidance, ImageRule
 from reca.models.bagel.context import Context, Reader
 from reca.models.bagel.images import fitted_size, normalised, resize
 from reca.models.bagel.model import BagelModel
 from reca.models.bagel.network import Predictions
-from reca.models.bagel.packing import Dropped, Marks, Picture, Split, Text, grid_positions, pack, visible
+from reca.models.bagel.packing import MODES, Dropped, Marks, Picture, Split, Text, grid_positions, pack, visible
+from reca.models.bagel.recorded import recorded_config
 from reca.models.checkpoint import load_strict
 from reca.models.parity import Check, compare, compare_norm
 
@@ -58,7 +59,7 @@ class _Case:
         special = self.settings["special"]
         begin, end = special["bos_token_id"], special["eos_token_id"]
         self.marks = Marks(begin, end, special["start_of_image"], special["end_of_image"])
-        self.model = BagelModel(_config(self.settings)).eval()
+        self.model = BagelModel(recorded_config(self.settings, folder)).eval()
         self.network = self.model.network
         self.computed_tables = {
             name: value.clone() for name, value in files.network_tensors(self.network).items() if "pos_embed." in name
@@ -260,33 +261,52 @@ class _BatchCheck:
         config = self.model.config
         self.patches = list[Tensor]()
         self.seen = list[Picture]()
-        self.layout = pack(self.samples(), case.marks, config.vision.side, config.max_latent_size)
+        self.layout = pack(self.samples(), case.marks, config.seen_side, config.max_latent_size)
         none = torch.zeros(0, config.token_values)
         self.noise, self.clean, self.logits = self.given.get("noise", none), none, none[:, 0]
         if self.layout.latent_grids:
             self.clean, self.logits = self.latents(), self.times()
 
     def samples(self) -> list[list[Split]]:
-        """Splits of every sample from raw pictures, texts, latents and draws, in the order of the README."""
+        """Splits of every sample from raw pictures, texts, latents and draws, in the order of the README.
+
+        A sample without a picture to draw has no draws, and its order is that of the recorded splits.
+        """
+        counts = self.given["splits_per_sample"].tolist()
+        modes = self.given["attn_modes"].split(counts)
+        starts = (self.given["split_lens"].cumsum(0) - self.given["split_lens"]).split(counts)
         grids = iter(self.given["patchified_vae_latent_shapes"].tolist() if "noise" in self.given else [])
         draws = iter(self.given["dropout_draws"].tolist())
-        modes = iter(self.given["attn_modes"].tolist())
+        drawn = [MODES["noise"] in each for each in modes]
+        # An edit draws for its pictures too, other samples for their texts only.
+        texts = sum(len(self.named(f"text_ids.{number}.")) for number, each in enumerate(drawn) if each)
+        editing = len(self.given["dropout_draws"]) > texts
         return [
-            self.sample(number, grids, draws, 2 in [next(modes) for _ in range(count)])
-            for number, count in enumerate(self.given["splits_per_sample"].tolist())
+            self.drawn(number, grids, draws, editing) if each else self.told(number, modes[number], starts[number])
+            for number, each in enumerate(drawn)
         ]
 
-    def sample(self, number: int, grids: Iterator[list[int]], draws: Iterator[float], drawn: bool) -> list[Split]:
+    def told(self, number: int, modes: Tensor, starts: Tensor) -> list[Split]:
+        """Understanding: pictures and texts; the scored ones are those whose opening mark is."""
+        pictures = iter(self.named(f"vit_uint8.{number}."))
+        texts = iter(self.named(f"text_ids.{number}."))
+        scored = set(self.given["ce_loss_indexes"].tolist() if "ce_loss_indexes" in self.given else [])
+        return [
+            self.picture(self.given[next(pictures)])
+            if mode == MODES["full"]
+            else Text(self.given[next(texts)].tolist(), scored=start in scored)
+            for mode, start in zip(modes.tolist(), starts.tolist(), strict=True)
+        ]
+
+    def drawn(self, number: int, grids: Iterator[list[int]], draws: Iterator[float], editing: bool) -> list[Split]:
+        """Conditions as far as the draws leave them, and the picture to draw."""
         texts = [self.given[name].tolist() for name in self.named(f"text_ids.{number}.")]
-        editing = self.name.startswith("edit")
         splits = list[Split]()
         if editing:
             splits.append(Dropped() if next(draws) < PICTURE_DROPOUT else Picture("clean", *next(grids)))
         for name in self.named(f"vit_uint8.{number}."):
             gone = editing and next(draws) < PICTURE_DROPOUT
             splits.append(Dropped() if gone else self.picture(self.given[name]))
-        if not drawn:
-            return [*splits, *(Text(ids, scored=turn % 2 == 1) for turn, ids in enumerate(texts))]
         kept = [Text(ids) for ids in texts if next(draws) >= TEXT_DROPOUT]
         return [*splits, *kept, Picture("noised", *next(grids))]
 
@@ -361,7 +381,7 @@ class _BatchCheck:
 
     def features(self) -> list[Tensor]:
         """Features [P, D] of each seen picture; every picture is run by itself."""
-        side = self.model.config.vision.side
+        side = self.model.config.seen_side
         pairs = zip(self.patches, self.seen, strict=True)
         return [
             self.network.vit_model(patches, grid_positions(grid.rows, grid.columns, side))[0] for patches, grid in pairs
@@ -471,29 +491,3 @@ def gradient_norm(name: str, found: Tensor | None, expected: float) -> Check:
     """Relative error of a norm; where none was recorded, or 0, there must be no gradient at all, or one of zeros."""
     size = 0.0 if found is None else float(found.double().norm())
     return compare_norm(name, size, expected, GRADIENT) if expected else Check(name, size, 0.0, "norm, must be 0")
-
-
-def _config(settings: Mapping[str, Any]) -> BagelConfig:
-    """The configuration of a reference folder. What concerns no recorded number is set so that it fits the sizes."""
-    llm, vit, vae, bagel = (settings[name] for name in ("llm", "vit", "vae", "bagel"))
-    sizes = VaeSizes(
-        channels=vae["ch"],
-        multipliers=tuple(vae["ch_mult"]),
-        blocks=vae["num_res_blocks"],
-        latent_channels=vae["z_channels"],
-        scale=vae["scale_factor"],
-        shift=vae["shift_factor"],
-    )
-    token, patch = sizes.factor * bagel["latent_patch_size"], vit["patch_size"]
-    drawn, seen = ImageRule(token, token, token), ImageRule(patch, patch, patch)
-    return BagelConfig(
-        image_size=token,
-        latent_patch_size=bagel["latent_patch_size"],
-        max_latent_size=bagel["max_latent_size"],
-        condition=seen,
-        seen=seen,
-        drawn=drawn,
-        language=LanguageSizes(**{name: llm[name] for name in LanguageSizes.__dataclass_fields__ if name in llm}),
-        vision=VisionSizes(**{name: vit[name] for name in VisionSizes.__dataclass_fields__ if name in vit}),
-        vae=sizes,
-    )

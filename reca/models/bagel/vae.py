@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D
 from torch import Tensor, nn
 
 from reca.models.bagel.config import VaeSizes
@@ -31,7 +32,22 @@ class Vae(nn.Module):
             "use_post_quant_conv": False,
         }
         self.autoencoder = AutoencoderKL(**settings)
+        if sizes.multipliers[0] != 1:
+            self._start_at_base_width()
         self.requires_grad_(False)
+
+    def _start_at_base_width(self) -> None:
+        """The published encoder begins with `channels`; diffusers' begins with the width of its first level."""
+        sizes, encoder = self.sizes, self.autoencoder.encoder
+        encoder.conv_in = nn.Conv2d(3, sizes.channels, 3, padding=1)
+        encoder.down_blocks[0] = DownEncoderBlock2D(
+            in_channels=sizes.channels,
+            out_channels=sizes.channels * sizes.multipliers[0],
+            num_layers=sizes.blocks,
+            resnet_groups=sizes.norm_groups,
+            add_downsample=len(sizes.multipliers) > 1,
+            downsample_padding=0,
+        )
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the scaled latents.

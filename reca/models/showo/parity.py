@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from reca.models.base import LossTerm
 from reca.models.checkpoint import load_strict
+from reca.models.errors import CheckpointError
 from reca.models.parity import Check, compare, compare_norm
 from reca.models.showo import masks, sequences
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
@@ -33,6 +34,15 @@ LOSS = 1e-5
 FEATURES = 1e-5
 PIXELS = 1e-4
 GRADIENT = 1e-4
+
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "": {"mask_schedule": "cosine", "label_smoothing": 0.0},
+    "generation": {"schedule": "cosine"},
+    "showo": {"w_clip_vit": True, "num_new_special_tokens": 10},
+    "phi": {"qk_layernorm": True, "tie_word_embeddings": False},
+    "clip_vision": {"drop_cls": True},
+}
+"""What no released Show-o with CLIP features varies and this implementation does not offer."""
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -174,7 +184,7 @@ class _Case:
             features = self.model.clip_features(self.inputs["mmu.clip_pixel_values"])
         return {
             "features": features,
-            "system": self.inputs["mmu.system_ids"],
+            "system": self.inputs.get("mmu.system_ids", self.inputs["mmu.input_ids_text"][:, :0]),
             "text": self.inputs["mmu.input_ids_text"],
             "labels": self.inputs["mmu.labels_text"],
         }
@@ -260,7 +270,9 @@ class _Case:
             both.append(sequences.caption_tokens(block, image, image, self.vocabulary))
             yield from self.same(name, both[-1].ids)
         masked = [masks.caption_mask(tokens.ids, self.vocabulary.pad, config.image_tokens) for tokens in both]
-        yield from self.same("gen.attention_visible", torch.cat(masked))
+        # Without guidance the published sampler runs the conditional sequences only.
+        guided = generation["guidance_scale"] != 0 or "gen.uncond_input_ids" in self.outputs
+        yield from self.same("gen.attention_visible", torch.cat(masked if guided else masked[:1]))
         layout = Layout(self.model.embed(both[0].ids), masked[0])
         draws = map(StepDraws, self.inputs["gen.draw_exponential"], self.inputs["gen.draw_gumbel_uniform"])
         logits = self.model.guided_logits(layout, generation["guidance_scale"])
@@ -291,12 +303,25 @@ def _gradient(name: str, found: Tensor | None, expected: Tensor) -> Check:
 
 
 def _build(settings: Mapping[str, Any], folder: Path) -> ShowoModel:
+    _refuse_unoffered(settings, folder)
     model = ShowoModel(_config(settings)).eval()
     parts = published(model)
     load_strict(parts[""], folder / "weights.safetensors")
     load_strict(parts["clip"], folder / "clip_weights.safetensors", clip_name)
     load_strict(parts["magvitv2"], folder / "magvit_weights.safetensors")
     return model
+
+
+def _refuse_unoffered(settings: Mapping[str, Any], folder: Path) -> None:
+    one_mark = {"bos_token_id": settings["eos_token_id"]}
+    for part, wanted in (*_ALWAYS.items(), ("", one_mark)):
+        given = settings.get(part, {}) if part else settings
+        for name, value in wanted.items():
+            if given.get(name, value) != value:
+                raise CheckpointError(
+                    f"{folder / 'config.json'}: {f'{part}.' if part else ''}{name} is {given[name]!r}; "
+                    f"only {value!r} is implemented"
+                )
 
 
 def _config(settings: Mapping[str, Any]) -> ShowoConfig:

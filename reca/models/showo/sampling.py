@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SMALLEST = 1e-20
+"""No logarithm is taken of less."""
+
 
 @dataclass(frozen=True)
 class StepDraws:
@@ -60,7 +63,8 @@ def unmask(
     At step s, with r = (s + 1) / steps: every position draws a code; known ones keep theirs. Then the n positions of
     lowest confidence are hidden again, n = floor(N * cos(pi/2 * r)), at least 1 and fewer than were hidden: those
     strictly below entry n (from 0) of the sorted confidences. Confidence is log probability + temperature * Gumbel
-    noise, infinite where the code was known; the temperature is multiplied by (1 - r) at every step, cumulatively.
+    noise; the temperature is multiplied by (1 - r) at every step, cumulatively. The log probability of a known code is
+    that of the largest float32, 88.7, as published: noise of temperatures from about 4.3 on can hide it again.
 
     Args:
         logits: guided logits float32 [B, N, K] of codes int64 [B, N] and hidden positions bool [B, N] (whose code is
@@ -81,8 +85,9 @@ def unmask(
         yield step
         ratio = (number + 1) / steps
         temperature *= 1 - ratio
-        confidence = probabilities.gather(-1, step.codes[..., None]).squeeze(-1).log()
-        confidence = (confidence + temperature * _gumbel(step_draws.uniform.to(device))).masked_fill(~masked, math.inf)
+        probability = probabilities.gather(-1, step.codes[..., None]).squeeze(-1)
+        sure = probability.masked_fill(~masked, torch.finfo(probability.dtype).max).clamp(min=SMALLEST).log()
+        confidence = sure + temperature * _gumbel(step_draws.uniform.to(device))
         masked = _least_confident(confidence, masked, _still_hidden(shape[1], ratio))
         codes = step.codes
 
@@ -100,4 +105,4 @@ def _least_confident(confidence: Tensor, masked: Tensor, count: int) -> Tensor:
 
 
 def _gumbel(uniform: Tensor) -> Tensor:
-    return -(-uniform.clamp(min=1e-20).log()).clamp(min=1e-20).log()
+    return -(-uniform.clamp(min=SMALLEST).log()).clamp(min=SMALLEST).log()

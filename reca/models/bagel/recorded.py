@@ -1,0 +1,61 @@
+"""The configuration of a folder of tensors recorded from the published BAGEL code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reca.models.bagel.config import BagelConfig, ImageRule, LanguageSizes, VaeSizes, VisionSizes
+from reca.models.errors import CheckpointError
+
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "llm": {
+        "hidden_act": "silu",
+        "qk_norm": True,
+        "layer_module": "Qwen2MoTDecoderLayer",
+        "tie_word_embeddings": False,
+        "rope_scaling": None,
+    },
+    "vit": {"num_channels": 3, "hidden_act": "gelu_pytorch_tanh", "rope": False},
+    "bagel": {"connector_act": "gelu_pytorch_tanh", "interpolate_pos": False},
+    "vae": {"in_channels": 3, "out_ch": 3},
+}
+"""What no released BAGEL varies and this implementation does not offer."""
+
+
+def recorded_config(settings: Mapping[str, Any], folder: Path) -> BagelConfig:
+    """The configuration that a reference folder's `config.json` describes. What concerns no recorded number is set so
+    that it fits the sizes.
+
+    Raises:
+        CheckpointError: naming a setting that this implementation does not offer.
+    """
+    for part, wanted in _ALWAYS.items():
+        for name, value in wanted.items():
+            found = settings[part].get(name, value)
+            if found != value:
+                raise CheckpointError(
+                    f"{folder / 'config.json'}: {part}.{name} is {found!r}; only {value!r} is implemented"
+                )
+    llm, vit, vae, bagel = (settings[name] for name in ("llm", "vit", "vae", "bagel"))
+    sizes = VaeSizes(
+        channels=vae["ch"],
+        multipliers=tuple(vae["ch_mult"]),
+        blocks=vae["num_res_blocks"],
+        latent_channels=vae["z_channels"],
+        scale=vae["scale_factor"],
+        shift=vae["shift_factor"],
+    )
+    token, patch = sizes.factor * bagel["latent_patch_size"], vit["patch_size"]
+    drawn, seen = ImageRule(token, token, token), ImageRule(patch, patch, patch)
+    return BagelConfig(
+        image_size=token,
+        latent_patch_size=bagel["latent_patch_size"],
+        max_latent_size=bagel["max_latent_size"],
+        max_seen_size=bagel["vit_max_num_patch_per_side"],
+        condition=seen,
+        seen=seen,
+        drawn=drawn,
+        language=LanguageSizes(**{name: llm[name] for name in LanguageSizes.__dataclass_fields__ if name in llm}),
+        vision=VisionSizes(**{name: vit[name] for name in VisionSizes.__dataclass_fields__ if name in vit}),
+        vae=sizes,
+    )
