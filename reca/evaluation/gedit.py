@@ -193,10 +193,10 @@ def official_parse(reply: str) -> Any:
         found: Any = json.loads(text)
         if not isinstance(found["score"], list):
             found["score"] = [found["score"]]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         try:
             return json.loads(_repaired(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return found
 
@@ -206,7 +206,7 @@ def official_scores(consistency: str, quality: str) -> tuple[float, float, float
     try:
         sc, pq = (min(official_parse(reply)["score"]) for reply in (consistency, quality))
         return sc, pq, math.sqrt(sc * pq)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
 
 
