@@ -173,8 +173,9 @@ def dpgbench_aggregate(case: Case) -> list[Answer]:
 
 def imgedit_aggregate(case: Case) -> list[Answer]:
     """Means of replies, types and all; exact."""
+    types = case.get("edit_type", {})  # the UGE suite has none
     means = {key: imgedit.official_mean(reply) for key, reply in case["replies"].items()}
-    typed = [(kind, mean) for key, mean in means.items() if (kind := case["edit_type"].get(key)) is not None]
+    typed = [(kind, mean) for key, mean in means.items() if (kind := types.get(key)) is not None]
     found = {
         "per_item": means,
         "by_type": imgedit.official_by_type(typed),

@@ -162,7 +162,7 @@ HAND_MADE["imgedit-without-type"] = {
 }
 HAND_MADE["gedit-numbers-beyond-floats"] = {
     "kind": "item",
-    "replies": [['{"score": 9%s}' % ("0" * 400), '{"score": 1}'], ['{"score": -1}', "4"], ['{"score": NaN}', "4"]],
+    "replies": [['{"score": 9%s}' % ("0" * 400), '{"score": 0}'], ['{"score": -1}', "4"], ['{"score": NaN}', "4"]],
     "expected": [None, None, ["NaN", 4, "NaN"]],
 }
 HAND_MADE["gedit-deep-and-nan"] = {
