@@ -206,11 +206,9 @@ def gedit_parse(case: Case) -> list[Answer]:
     found: list[Answer] = []
     for number, (reply, expected) in enumerate(zip(case["replies"], case["expected"], strict=True)):
         parsed = gedit.official_parse(reply)
-        ours: dict[str, object] = {"parsed": parsed}
-        if "min" in expected:
-            ours["score_list"] = parsed.get("score") if isinstance(parsed, dict) else None
-            ours["min"] = _minimum(parsed)
-        found.append(Answer(f"reply {number}", ours, expected))
+        scores = parsed.get("score") if isinstance(parsed, dict) else None
+        ours: dict[str, object] = {"parsed": parsed, "score_list": scores, "min": _minimum(parsed)}
+        found.append(Answer(f"reply {number}", _stated(ours, expected), expected))
     return found
 
 
@@ -252,7 +250,7 @@ def wise_parse(case: Case) -> list[Answer]:
     for number, (reply, expected) in enumerate(zip(case["replies"], case["expected"], strict=True)):
         read = {"reca": wise.reca_scores(reply), "off": wise.official_scores(reply)}
         ours = {reader: {name.replace(" ", "_"): v for name, v in scores.items()} for reader, scores in read.items()}
-        found.append(Answer(f"reply {number}", ours, expected))
+        found.append(Answer(f"reply {number}", _stated(ours, expected), expected))
     return found
 
 
@@ -289,6 +287,11 @@ def _outcomes(case: Case) -> list[tuple[Prompt, bool]]:
     return [(Prompt(tags[line], f"line {line}", ()), right) for line, rights in lines for right in rights]
 
 
+def _stated(ours: Mapping[str, object], expected: Case) -> dict[str, object]:
+    """Our answers to what the case states."""
+    return {name: ours[name] for name in expected if name in ours}
+
+
 def _number(value: object) -> float | None:
     """A score, or None for what is none: the official script passes over it, RecA's fails on it."""
     return value if isinstance(value, int | float) else None
@@ -302,10 +305,10 @@ def _minimum(parsed: Any) -> object:
 
 
 def _official_wise(
-    totals: Mapping[str, float | None] | None, counted: Sequence[int], last_ids: Sequence[int], expected: object
+    totals: Mapping[str, float | None] | None, counted: Sequence[int], last_ids: Sequence[int], expected: Case
 ) -> Answer:
     read = totals or {}
     groups = [wise.category(identity, last_ids) for identity in counted]
     means = {name: [mean, groups.count(name)] for name in wise.CATEGORIES if (mean := read.get(name)) is not None}
     ours = {"by_category": means, "overall": read.get(OVERALL), "aborted_missing_ids": totals is None}
-    return Answer("official", ours, expected, absolute=PERCENT)
+    return Answer("official", _stated(ours, expected), expected, absolute=PERCENT)
