@@ -241,7 +241,7 @@ def question_of(row: Mapping[str, object], number: int) -> Question:
     except ValueError as error:
         raise BenchmarkError(f"{where}: proposition_id is {row['proposition_id']!r}; give a whole number") from error
     parents = [part.strip() for part in str(row["dependency"]).split(",")]
-    if not all(re.fullmatch(r"\d+", part) for part in parents):
+    if not all(re.fullmatch(r"[-+]?\d+", part) for part in parents):
         raise BenchmarkError(f"{where}: dependency is {row['dependency']!r}; give 0 or numbers joined by commas")
     category = str(row["tuple"]).split("(")[0].strip()
     return Question(identity, str(row["question_natural_language"]), tuple(map(int, parents)), category, number)

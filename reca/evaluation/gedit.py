@@ -159,7 +159,7 @@ def read_pair(reply: str) -> tuple[float, float] | str:
         text = fenced[1]
     try:
         found: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     score = cast("dict[str, Any]", found).get("score") if isinstance(found, dict) else None
     if not isinstance(score, list) or len(cast("list[Any]", score)) != 2 or not all(_in_range(s) for s in score):
@@ -193,10 +193,10 @@ def official_parse(reply: str) -> Any:
         found: Any = json.loads(text)
         if not isinstance(found["score"], list):
             found["score"] = [found["score"]]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         try:
             return json.loads(_repaired(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
     return found
 
@@ -205,8 +205,9 @@ def official_scores(consistency: str, quality: str) -> tuple[float, float, float
     """SC, PQ and O of two replies by the published parser; None when one is unreadable or holds no numbers."""
     try:
         sc, pq = (min(official_parse(reply)["score"]) for reply in (consistency, quality))
-        return sc, pq, math.sqrt(sc * pq)
-    except (TypeError, KeyError, ValueError):
+        # Adding 0.0 fails on what no float holds, on which the published means fail.
+        return sc, pq, math.sqrt((sc + 0.0) * (pq + 0.0))
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
 
 

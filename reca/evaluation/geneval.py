@@ -144,13 +144,21 @@ def color_of(logits: Sequence[float], names: Sequence[str] = COLORS, official: b
 
 
 def keep(detections: Sequence[Detection], tag: str, options: Options) -> dict[str, tuple[Detection, ...]]:
-    """Threshold, cap and overlap suppression, by class and best first; classes with nothing left are absent."""
+    """Threshold, cap and overlap suppression, by class and best first; classes with nothing left are absent.
+
+    The order is the official script's: numpy's argsort of the class's float32 scores, reversed. So of two or three
+    equal scores the last detection comes first; that sort is not stable, and the order of more is numpy's choice.
+    """
     least = np.float32(options.counting_threshold if tag == "counting" else options.threshold)
-    kept: dict[str, list[Detection]] = {}
-    for item in sorted(detections, key=lambda d: -d.score):
-        if np.float32(item.score) > least:
-            kept.setdefault(item.name, []).append(item)
-    return {name: _suppress(items[: options.max_objects], options.max_overlap) for name, items in kept.items()}
+    classes: dict[str, list[Detection]] = {}
+    for item in detections:
+        classes.setdefault(item.name, []).append(item)
+    kept: dict[str, tuple[Detection, ...]] = {}
+    for name, items in classes.items():
+        scores = np.array([item.score for item in items], dtype=np.float32)
+        best_first = [items[i] for i in np.argsort(scores)[::-1].tolist() if scores[i] > least]
+        kept[name] = _suppress(best_first[: options.max_objects], options.max_overlap)
+    return {name: items for name, items in kept.items() if items}
 
 
 def overlap(first: Detection, second: Detection) -> float:
@@ -194,7 +202,8 @@ def judge(
     """
     options = options or Options()
     broken = None if official else next((d for d in detections if _has_nan(d)), None)
-    sound = [d for d in detections if not (np.isnan(d.score) if official else _has_nan(d))]
+    # Officially a NaN takes part in the ordering and then fails the threshold.
+    sound = detections if official else [d for d in detections if not _has_nan(d)]
     kept = keep(sound, prompt.tag, options)
     if broken is not None:
         return Verdict(
@@ -300,7 +309,8 @@ def _misplaced(
 
 
 def _suppress(items: list[Detection], limit: float) -> tuple[Detection, ...]:
-    if limit >= 1:
+    # Not >=: above 1 the official script still drops boxes whose overlap is not a number.
+    if limit == 1:
         return tuple(items)
     chosen: list[Detection] = []
     for item in items:

@@ -29,6 +29,9 @@ UGE = "uge"
 LINE = re.compile(r"\s*(?:(?:[-*•]|\d+[.)])\s+)?([^:]*[^:\s])\s*:\s*(.*?)\s*")
 """`name: value`, perhaps as a list entry; the value is all that follows the first colon."""
 
+MOST_DIGITS = 300
+"""Of a number that a float holds, however many are added up."""
+
 SCORE_LIKE = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s*/\s*\d+)?\.?").fullmatch
 """Whether a value is meant as a score, readable or not: `4`, `4.5`, `4/5`, `4.`"""
 
@@ -141,8 +144,10 @@ def criteria_of(prompt: str) -> tuple[str, ...]:
 def official_mean(reply: str) -> float | None:
     """Mean of all lines `...: digits`, two decimals, as the published scripts read a reply; None without one."""
     parts = [line.strip().split(": ") for line in reply.splitlines()]
-    # The scripts ask isdigit, and end on digits such as a superscript two, which no number can be made of.
-    scores = [int(part[1]) for part in parts if len(part) == 2 and part[1].isdecimal()]
+    # The scripts ask isdigit, and end on digits such as a superscript two, which no number can be made of, and on
+    # numbers whose mean no float holds.
+    values = [part[1] for part in parts if len(part) == 2 and len(part[1]) <= MOST_DIGITS]
+    scores = [int(value) for value in values if value.isdecimal()]
     return round(sum(scores) / len(scores), 2) if scores else None
 
 

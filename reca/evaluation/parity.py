@@ -21,8 +21,11 @@ REPLIES = "replies"
 
 
 def disagreements(answer: Answer) -> Iterator[str]:
-    """Where two answers differ: numbers beyond the limits, other keys, lengths, kinds or texts. NaN agrees with NaN."""
-    yield from _walk(answer.found, answer.expected, answer.name, answer)
+    """Where two answers differ: numbers beyond the limits, other keys, lengths, kinds or texts. NaN agrees with NaN.
+
+    So does the text `NaN`, which a judge may write: case files do not tell the two apart.
+    """
+    yield from _walk(_numbers(answer.found), _numbers(answer.expected), answer.name, answer)
 
 
 def check_case(path: Path) -> tuple[int, list[str]]:
@@ -36,7 +39,7 @@ def check_case(path: Path) -> tuple[int, list[str]]:
         compared = answers(case)
     except (OSError, ValueError) as error:
         raise CaseError(f"cannot be checked: {error}") from error
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CaseError(f"cannot be checked: the case lacks or misshapes a field: {error!r}") from error
     if not compared:
         raise CaseError("cannot be checked: the case states no answer")
@@ -94,10 +97,15 @@ def _equal(found: object, expected: object, limits: Answer) -> bool:
     numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (found, expected)]
     if not all(numbers):
         return type(found) is type(expected) and found == expected
-    ours, theirs = float(cast("float", found)), float(cast("float", expected))
+    if found == expected:
+        return True
+    try:
+        ours, theirs = float(cast("float", found)), float(cast("float", expected))
+    except OverflowError:  # whole numbers beyond floats, which a judge may write
+        return False
     if math.isnan(ours) or math.isnan(theirs):
         return math.isnan(ours) and math.isnan(theirs)
-    return ours == theirs or abs(ours - theirs) <= max(limits.absolute, limits.relative * abs(theirs))
+    return abs(ours - theirs) <= max(limits.absolute, limits.relative * abs(theirs))
 
 
 def _numbers(value: object) -> object:

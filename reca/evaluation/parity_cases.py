@@ -22,6 +22,9 @@ Case = Mapping[str, Any]
 TASK_SIZES = (80, 99, 80, 94, 100, 100)
 """Lines of the published GenEval prompt file, which holds the six tasks one after another."""
 
+CELLS = 4
+"""Most answers for one DPG-Bench file: cells of the grid, or RecA's repeats."""
+
 OPTION_NAMES = {
     "THRESHOLD": "threshold",
     "COUNTING_THRESHOLD": "counting_threshold",
@@ -33,6 +36,13 @@ OPTION_NAMES = {
 
 RECA_NAMES: dict[str, str] = {name: "Cultural" if name == "CULTURE" else name.capitalize() for name in wise.CATEGORIES}
 """Columns of RecA's WISE table."""
+
+
+ROUNDING = 1e-9
+"""What floats themselves are off by: without it 55.625 and its print 55.62 differ by more than 0.005."""
+
+PERCENT = 0.005 + ROUNDING
+"""Of figures that the scripts print with two decimals."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +132,12 @@ def geneval_summary(case: Case) -> list[Answer]:
     return [
         Answer("total_images", len(pairs), expected["total_images"]),
         Answer("total_prompts", len({prompt for prompt, _ in pairs}), expected["total_prompts"]),
-        Answer("percent_correct_images", 100 * summary.images, expected["percent_correct_images"], 0.005),
-        Answer("percent_correct_prompts", 100 * summary.prompts, expected["percent_correct_prompts"], 0.005),
+        Answer("percent_correct_images", 100 * summary.images, expected["percent_correct_images"], PERCENT),
+        Answer("percent_correct_prompts", 100 * summary.prompts, expected["percent_correct_prompts"], PERCENT),
         Answer("tasks_in_order", list(met), expected["tasks_in_order"]),
-        Answer("score_percent", percents, {tag: task["score_percent"] for tag, task in tasks.items()}, 0.005),
+        Answer("score_percent", percents, {tag: task["score_percent"] for tag, task in tasks.items()}, PERCENT),
         Answer("counts", counts, {t: {k: v for k, v in task.items() if k in counts[t]} for t, task in tasks.items()}),
-        Answer("overall", summary.overall, expected["overall"], 5e-6),
+        Answer("overall", summary.overall, expected["overall"], 5e-6 + ROUNDING),
         Answer("reca_table", reca_table(met, summary.overall), expected["reca_table"]),
     ]
 
@@ -138,12 +148,14 @@ def dpgbench_aggregate(case: Case) -> list[Answer]:
     for number, row in enumerate(case["question_rows"]):
         tables.setdefault(str(row["item_id"]), []).append(dpgbench.question_of(row, number))
     mark = "_" if case["variant"] == "reca" else "."
-    # RecA's copy asks about the whole file, however many cells are named.
-    cells = None if case["variant"] == "reca" else case["cells_per_image"]
+    # RecA's copy asks four times about the whole file, however many cells are named.
+    cells = CELLS if case["variant"] == "reca" else min(case["cells_per_image"], CELLS)
     read: dict[str, tuple[dpgbench.Asked, dpgbench.OfficialPicture]] = {}
     for image in case["images"]:
         questions = dpgbench.official_questions(tuple(tables.get(image["file"].split(mark)[0], ())))
-        seen = tuple({int(i): answer for i, answer in cell.items()} for cell in image["answers"][:cells])
+        rounds = image["answers"] * (CELLS if case["variant"] == "reca" else 1)
+        # On an answer that is no text the script fails as on a missing one.
+        seen = tuple({int(i): a for i, a in cell.items() if isinstance(a, str)} for cell in rounds[:cells])
         if (picture := dpgbench.official_picture(questions, seen)) is not None:
             read[image["file"]] = questions, picture
     totals = dpgbench.official_totals(read.values())
@@ -161,12 +173,14 @@ def dpgbench_aggregate(case: Case) -> list[Answer]:
 
 def imgedit_aggregate(case: Case) -> list[Answer]:
     """Means of replies, types and all; exact."""
+    types = case.get("edit_type", {})  # the UGE suite has none
     means = {key: imgedit.official_mean(reply) for key, reply in case["replies"].items()}
-    typed = [(case["edit_type"][key], mean) for key, mean in means.items() if key in case["edit_type"]]
+    typed = [(kind, mean) for key, mean in means.items() if (kind := types.get(key)) is not None]
     found = {
         "per_item": means,
         "by_type": imgedit.official_by_type(typed),
-        "overall_reca": imgedit.official_overall([mean for _, mean in typed]),
+        # Both take every readable edit, whether its type is known or not.
+        "overall_reca": imgedit.official_overall(list(means.values())),
         "overall_uge_style": imgedit.official_overall(list(means.values())),
     }
     return [Answer(name, found.get(name), value) for name, value in case["expected"].items()]
@@ -192,11 +206,9 @@ def gedit_parse(case: Case) -> list[Answer]:
     found: list[Answer] = []
     for number, (reply, expected) in enumerate(zip(case["replies"], case["expected"], strict=True)):
         parsed = gedit.official_parse(reply)
-        ours: dict[str, object] = {"parsed": parsed}
-        if "min" in expected:
-            ours["score_list"] = parsed.get("score") if isinstance(parsed, dict) else None
-            ours["min"] = _minimum(parsed)
-        found.append(Answer(f"reply {number}", ours, expected))
+        scores = parsed.get("score") if isinstance(parsed, dict) else None
+        ours: dict[str, object] = {"parsed": parsed, "score_list": scores, "min": _minimum(parsed)}
+        found.append(Answer(f"reply {number}", _stated(ours, expected), expected))
     return found
 
 
@@ -211,15 +223,15 @@ def gedit_items(case: Case) -> list[Answer]:
 
 def wise_scores(case: Case) -> list[Answer]:
     """Totals of the first edition by both scripts, which print two decimals: 0.005."""
-    scores = {int(i): three for i, three in case["scores"].items()}
+    scores = {int(i): [_number(value) for value in three] for i, three in case["scores"].items()}
     reca = wise.reca_totals(scores)
     ours = "error" if reca is None else {RECA_NAMES.get(name, "Overall"): value for name, value in reca.items()}
     expected = case["expected"]
     theirs = "error" if "error" in (expected["reca"] or "error") else expected["reca"]
     whole = wise.official_totals(scores)
-    counted = [i for i, three in scores.items() if all(isinstance(value, int | float) for value in three)]
+    counted = [i for i, three in scores.items() if None not in three]
     return [
-        Answer("reca", ours, theirs, absolute=0.005 + 1e-9),
+        Answer("reca", ours, theirs, absolute=PERCENT),
         _official_wise(whole, counted, wise.FIRST_IDS, expected["official"]),
     ]
 
@@ -238,13 +250,13 @@ def wise_parse(case: Case) -> list[Answer]:
     for number, (reply, expected) in enumerate(zip(case["replies"], case["expected"], strict=True)):
         read = {"reca": wise.reca_scores(reply), "off": wise.official_scores(reply)}
         ours = {reader: {name.replace(" ", "_"): v for name, v in scores.items()} for reader, scores in read.items()}
-        found.append(Answer(f"reply {number}", ours, expected))
+        found.append(Answer(f"reply {number}", _stated(ours, expected), expected))
     return found
 
 
 def _prompt(metadata: Mapping[str, Any]) -> Prompt:
-    # Through JSON, so that a case is read exactly as a prompt file is.
-    return read_prompts([json.dumps(metadata)])[1]
+    # Through JSON, so that a case is read exactly as a prompt file is; but the script lets `include` be absent.
+    return read_prompts([json.dumps({"include": [], **metadata})])[1]
 
 
 def _sightings(item: Mapping[str, Any]) -> list[Sighting]:
@@ -275,6 +287,16 @@ def _outcomes(case: Case) -> list[tuple[Prompt, bool]]:
     return [(Prompt(tags[line], f"line {line}", ()), right) for line, rights in lines for right in rights]
 
 
+def _stated(ours: Mapping[str, object], expected: Case) -> dict[str, object]:
+    """Our answers to what the case states."""
+    return {name: ours[name] for name in expected if name in ours}
+
+
+def _number(value: object) -> float | None:
+    """A score, or None for what is none: the official script passes over it, RecA's fails on it."""
+    return value if isinstance(value, int | float) else None
+
+
 def _minimum(parsed: Any) -> object:
     try:
         return min(parsed["score"])
@@ -283,10 +305,10 @@ def _minimum(parsed: Any) -> object:
 
 
 def _official_wise(
-    totals: Mapping[str, float | None] | None, counted: Sequence[int], last_ids: Sequence[int], expected: object
+    totals: Mapping[str, float | None] | None, counted: Sequence[int], last_ids: Sequence[int], expected: Case
 ) -> Answer:
     read = totals or {}
     groups = [wise.category(identity, last_ids) for identity in counted]
     means = {name: [mean, groups.count(name)] for name in wise.CATEGORIES if (mean := read.get(name)) is not None}
     ours = {"by_category": means, "overall": read.get(OVERALL), "aborted_missing_ids": totals is None}
-    return Answer("official", ours, expected, absolute=0.005 + 1e-9)
+    return Answer("official", _stated(ours, expected), expected, absolute=PERCENT)

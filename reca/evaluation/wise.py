@@ -36,6 +36,9 @@ WISCORE, PLAIN, SCORE = "WiScore", "WiScore, plain mean", "score"
 UNREAD = 9.9
 """What RecA's reader stores for a score that it does not find."""
 
+THOUGHTS = re.compile(r"(?:<think>.*?</think>|</think>)\s*", re.DOTALL)
+"""What a thinking judge writes before its answer; `vllm_eval.py` of the verified edition takes it out."""
+
 RECA_FILES = (400, 300, 300)
 """Scores that RecA's script wants in each of its three files: culture, time and space, sciences."""
 
@@ -139,7 +142,7 @@ class WiseVerified(Benchmark[Prompt, str]):
     def decide(self, item: Item[Prompt], sample: int, seen: str) -> WiseRecord:
         """The asked score, 0 or 1."""
         place = item.key, sample, item.group, item.asked, seen
-        scores = read_scores(seen, (SCORE,), most=1)
+        scores = read_scores(THOUGHTS.sub("", seen), (SCORE,), most=1)
         if isinstance(scores, str):
             return Record(*place, why=(scores,), unscored="the reply does not hold the asked score")
         return Record(*place, scores={SCORE: float(scores[0])})
@@ -196,7 +199,11 @@ def reca_scores(reply: str) -> dict[str, float]:
 
 
 def verified_score(reply: str) -> float | None:
-    """What the reader of the verified edition finds: `Score: 0 or 1`, or the only line that holds a bare 0 or 1."""
+    """What the reader of the verified edition finds: `Score: 0 or 1`, or the only line that holds a bare 0 or 1.
+
+    Thoughts are left out.
+    """
+    reply = THOUGHTS.sub("", reply)
     if labelled := re.search(r"score\*{0,2}\s*:?\s*([01])\b", reply, re.IGNORECASE):
         return float(labelled[1])
     bare = re.findall(r"^\s*([01])\s*$", reply, re.MULTILINE)

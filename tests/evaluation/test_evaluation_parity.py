@@ -122,6 +122,86 @@ HAND_MADE: dict[str, dict[str, Any]] = {
     },
 }
 
+HAND_MADE["dpg-odd-answers"] = dpg_case(
+    # Question -1 is not there, but question 2 looks it up only when question 1 holds.
+    [question("first", 1), question("a", 1), question("a", 2, "1, -1"), question("b", 1)],
+    [
+        {"file": "a.png", "answers": [{"1": "no", "2": "yes"}]},
+        {"file": "a.2.png", "answers": [{"1": "yes", "2": "yes"}]},
+        {"file": "b.png", "answers": [{"1": "NaN"}]},
+        {"file": "b.2.png", "answers": [{"1": None}]},
+        {"file": "b.3.png", "answers": [{"1": " yes"}]},
+    ],
+    {
+        "images": {"a.png": {"cell_scores": [0.0], "score": 0.0}, "b.3.png": {"cell_scores": [0.0], "score": 0.0}},
+        "skipped_files": ["a.2.png", "b.2.png", "b.png"],
+        "level1": {"entity": 100 / 3},
+        "level2": {"entity - whole": 100 / 3},
+        "dpg_score": 0.0,
+    },
+)
+HAND_MADE["dpg-asked-four-times"] = {
+    **dpg_case(
+        [question("first", 1), question("a", 1)],
+        [{"file": "a_0.png", "answers": [{"1": "yes"}]}],
+        {"images": {"a_0.png": {"cell_scores": [1.0, 1.0, 1.0, 1.0], "score": 1.0}}, "skipped_files": []},
+    ),
+    "variant": "reca",
+}
+HAND_MADE["imgedit-without-type"] = {
+    "kind": "aggregate",
+    "replies": {"1": "A: 1", "2": "A: 2", "3": "A: 5"},
+    "edit_type": {"1": "add", "2": None},
+    # Both overall means take edits of no known type too.
+    "expected": {
+        "per_item": {"1": 1.0, "2": 2.0, "3": 5.0},
+        "by_type": {"add": 1.0},
+        "overall_reca": 2.67,
+        "overall_uge_style": 2.67,
+    },
+}
+HAND_MADE["gedit-numbers-beyond-floats"] = {
+    "kind": "item",
+    "replies": [['{"score": 9%s}' % ("0" * 400), '{"score": 0}'], ['{"score": -1}', "4"], ['{"score": NaN}', "4"]],
+    "expected": [None, None, ["NaN", 4, "NaN"]],
+}
+HAND_MADE["gedit-deep-and-nan"] = {
+    "kind": "parse",
+    "replies": [
+        f"||V^=^V||{'[' * 5000}||V^=^V||",
+        '{"score": ["NaN", 3]}',
+        '{"score": [NaN, 3]}',
+        '{"score": 9%s}' % ("0" * 400),
+    ],
+    "expected": [
+        {"parsed": False},
+        {"parsed": {"score": ["NaN", 3]}, "score_list": ["NaN", 3], "min": "error:TypeError"},
+        {"parsed": {"score": ["NaN", 3]}, "score_list": ["NaN", 3], "min": "NaN"},
+        {"parsed": {"score": [9 * 10**400]}, "score_list": [9 * 10**400], "min": 9 * 10**400},
+    ],
+}
+# Biology's first score is a text: the official script passes over it, RecA's fails.
+WISE_SCORES: dict[str, Any] = {str(number): [2, 2, 2] for number in range(1, 1001)}
+HAND_MADE["wise-text-for-a-score"] = {
+    "kind": "scores",
+    "scores": {**WISE_SCORES, "701": ["2", 2, 2], "1001": [0, 0, 0]},
+    "expected": {
+        "reca": "error:TypeError",
+        "official": {
+            "by_category": {
+                "CULTURE": [1.0, 400],
+                "TIME": [1.0, 167],
+                "SPACE": [1.0, 133],
+                "BIOLOGY": [1.0, 99],
+                "PHYSICS": [1.0, 100],
+                "CHEMISTRY": [1.0, 100],
+            },
+            "overall": 1.0,
+            "aborted_missing_ids": False,
+        },
+    },
+}
+
 METADATA = {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "orange"}], "prompt": "an orange cup"}
 BOX = [10.0, 10.0, 50.0, 50.0]
 NAN_BOX = [*BOX, "NaN"]
@@ -146,6 +226,29 @@ HAND_MADE["geneval-ties-and-nan"] = {
         {"correct": True, "reason": "", "kept": {"cup": [[*BOX, 0.5]]}},
         {"correct": False, "reason": "expected cup>=1, found 0", "kept": {}},
     ],
+}
+
+HAND_MADE["geneval-without-include"] = {
+    **HAND_MADE["geneval-ties-and-nan"],
+    "options": {"MAX_OBJECTS": 0},
+    "inputs": [{"metadata": {"tag": "counting", "prompt": "nothing"}, "detections": {"cup": [[*BOX, 0.95]]}}],
+    "expected": [{"correct": True, "reason": "", "kept": {}}],
+}
+# 89 of 160 is 55.625 %, which the script prints as 55.62 %: 0.005 away, and a float's error.
+HAND_MADE["geneval-half-a-percent"] = {
+    "kind": "summary",
+    "prompt_file_lines": list(range(179, 219)),
+    "correct": [[number + 40 * part < 89 for part in range(4)] for number in range(40)],
+    "expected": {
+        "total_images": 160,
+        "total_prompts": 40,
+        "percent_correct_images": 55.62,
+        "percent_correct_prompts": 100.0,
+        "tasks_in_order": ["counting"],
+        "tasks": {"counting": {"score_percent": 55.62, "correct": 89, "total": 160}},
+        "overall": 0.55625,
+        "reca_table": "SO   TO   CT   CL   POS  ATTR ALL\n0.56 0.56\n",
+    },
 }
 
 

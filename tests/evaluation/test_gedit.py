@@ -99,6 +99,12 @@ def test_official_reading_lets_more_pass_and_makes_nothing_up() -> None:
     assert official_scores("rate_limit_exceeded", reply(5, 5)) is None
 
 
+def test_a_reply_nested_without_end_is_unreadable() -> None:
+    endless = f"||V^=^V||{'[' * 100_000}||V^=^V||"
+    assert BENCH.decide(BENCH.items[0], 0, Replies(endless, reply(9, 10))).unscored is not None
+    assert official_scores(endless, reply(5, 5)) is None
+
+
 def test_language_flags() -> None:
     assert check_language("cn") == "cn"
     with pytest.raises(BenchmarkError, match="the published records say 'cn'"):

@@ -125,6 +125,23 @@ def test_only_the_most_confident_box_is_asked_for_its_color() -> None:
     assert judge(RED, [dog(color="blue", score=0.8), dog(32)]).correct
 
 
+def test_of_equal_scores_the_last_detection_comes_first() -> None:
+    # The official script reverses an ascending sort.
+    assert judge(RED, [dog(color="blue"), dog(32)]).correct
+    assert not judge(RED, [dog(), dog(32, color="blue")]).correct
+    kept = judge(SINGLE, [dog(0), dog(32), dog(64, score=0.95)]).kept["dog"]
+    assert [d.box[0] for d in kept] == [64, 32, 0]
+
+
+def test_limits_of_the_options() -> None:
+    assert judge(SINGLE, [dog()], Options(max_objects=0)).kept == {}
+    lost = Detection("dog", (0, math.nan, 28, 28), 0.8)
+    pair = [dog(), lost]
+    assert judge(SINGLE, pair, Options(max_overlap=1.0), official=True).kept["dog"] == tuple(pair)
+    # An overlap that is not a number is below no limit, above 1 neither.
+    assert judge(SINGLE, pair, Options(max_overlap=1.5), official=True).kept["dog"] == (dog(),)
+
+
 def test_strict_reading_refuses_extra_objects() -> None:
     verdict = judge(SINGLE, [dog(), dog(32)])
     assert verdict.correct

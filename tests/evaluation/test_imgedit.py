@@ -106,6 +106,8 @@ def test_wrong_scale_counts_officially_only() -> None:
     assert totals.score(official=True) == 10.0
     assert official_mean("Score: 10") == 10.0
     assert official_mean("a: b: 3") is None
+    # The published scripts end on both; here they are no scores.
+    assert official_mean(f"a: {'9' * 5000}\nb: ²\nc: 4") == 4.0
 
 
 def test_a_later_score_above_the_first_is_remarked() -> None:

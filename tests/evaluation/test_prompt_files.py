@@ -132,6 +132,7 @@ def test_dpg_table(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda rows: rows[1].update(dependency="7"), "item 'a': question 2 depends on 7, which is not there"),
+        (lambda rows: rows[1].update(dependency="-1"), "item 'a': question 2 depends on -1, which is not there"),
         (lambda rows: rows[0].update(dependency="2"), r"item 'a': questions \[1, 2\] depend on each other in a circle"),
         (
             lambda rows: rows[1].update(proposition_id="1"),

@@ -142,5 +142,8 @@ def test_verified_edition() -> None:
         None,
         None,
     ]
+    thought = "<think>Perhaps\nScore: 1</think>\nScore: 0"
+    assert verified_score(thought) == 0.0
+    assert VERIFIED.decide(VERIFIED.items[0], 0, thought).scores == {"score": 0.0}
     partial = verified_totals({1: 1, 2: 0, 3: 0.5, 401: 1})
     assert (partial["CULTURE"], partial["TIME"], partial["overall"]) == (0.5, 1.0, None)
