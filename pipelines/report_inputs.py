@@ -147,7 +147,7 @@ def _counted(what: str, name: str, reasons: Sequence[str], count: int) -> Iterat
 
 
 def _edited(record: miniedit.MiniEditRecord, data: bytes) -> Picture:
-    return Picture(data, bool(record.scores.get("success")), "; ".join(record.why))
+    return Picture(data, bool(record.scores.get("success")), record.unscored or "; ".join(record.why))
 
 
 def score_table(before: MiniGenEvalResult, after: MiniGenEvalResult, change: MiniGenEvalDifference) -> ScoreTable:

@@ -37,8 +37,8 @@ class NonFiniteOutputError(ValueError):
         alike: dict[str, list[str]] = {}
         for row, fault in self.faults.items():
             alike.setdefault(fault, []).append(f"{row}")
-        found = "; ".join(f"{fault} (rows {', '.join(rows)} of {self.rows})" for fault, rows in alike.items())
-        return f"{found}; {MEND}"
+        found = [f"{fault} (rows {', '.join(rows)} of a batch of {self.rows})" for fault, rows in alike.items()]
+        return "; ".join([*found, MEND])
 
 
 class Watch:
