@@ -25,6 +25,7 @@ class NonFiniteOutputError(ValueError):
 
     Attributes:
         faults: by row, the family and what was not finite.
+        rows: size of the batch.
         result: what the call would have returned, on the CPU; only the rows without a fault mean something.
     """
 
