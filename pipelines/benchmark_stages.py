@@ -110,7 +110,7 @@ def judge_geneval(
     records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress)
     name = f"transformers Mask2Former {shown(detector)} and CLIP {shown(clip)}"
     save_gallery(bench, records, found, ctx.output)
-    return keep_judged(ctx, records, reading.benchmark, name, picture_settings(pictures, found.extra))
+    return keep_judged(ctx, records, reading.benchmark, name, picture_settings(pictures, found))
 
 
 @stage(resources=Resources(cpus=0), claims=encoders)
@@ -137,7 +137,7 @@ def judge_dpgbench(
     work = f"{ctx.work_uri}/records"
     records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress, read)
     save_gallery(bench, records, found, ctx.output)
-    return keep_judged(ctx, records, reading.benchmark, shown(vlm), picture_settings(pictures, found.extra))
+    return keep_judged(ctx, records, reading.benchmark, shown(vlm), picture_settings(pictures, found))
 
 
 def endpoint_named(execution: JudgingExecution) -> Resources:
@@ -176,7 +176,7 @@ def judge_endpoint(
     records = judge_all(reading.benchmark, bench, client, found, words, beside, judge, cell)
     ctx.progress("asked", requests=client.requests, reused=client.reused, cost=client.cost)
     save_gallery(bench, records, found, ctx.output)
-    return keep_judged(ctx, records, reading.benchmark, judge.model, picture_settings(pictures, found.extra))
+    return keep_judged(ctx, records, reading.benchmark, judge.model, picture_settings(pictures, found))
 
 
 @stage(resources=Resources(cpus=0), claims=encoders)
@@ -401,10 +401,16 @@ def check_cells(pictures: Drawn | External, found: "Pictures", cell: int) -> Non
             )
 
 
-def picture_settings(pictures: Drawn | External, extra: Sequence[str]) -> dict[str, str]:
-    """What is known about how the pictures were made, and those that belong to no item."""
-    made = pictures.settings if isinstance(pictures, Drawn) else {"pictures": f"made elsewhere, {pictures.uri}"}
-    return {**made, "pictures of no item": f"{len(extra)}, such as {extra[0]}"} if extra else dict(made)
+def picture_settings(pictures: Drawn | External, found: "Pictures") -> dict[str, str]:
+    """What is known about how the pictures were made, why some are missing, and which belong to no item."""
+    elsewhere = {"pictures": f"made elsewhere, {pictures.uri}"}
+    settings = dict(pictures.settings) if isinstance(pictures, Drawn) else elsewhere
+    if found.extra:
+        settings["pictures of no item"] = f"{len(found.extra)}, such as {found.extra[0]}"
+    if found.refused:
+        path, reason = next(iter(found.refused.items()))
+        settings["missing because the model refused them"] = f"{len(found.refused)}, such as {path}: {reason}"
+    return settings
 
 
 def weights_at(place: str) -> Any:

@@ -1,8 +1,9 @@
 """From what the stages wrote to what the report shows: scores, pictures, loss curves, gates, the scorer's ceiling."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow.parquet as pq
@@ -32,7 +33,8 @@ from reca.evaluation.minigeneval.evaluate import (
     MiniGenEvalResult,
 )
 from reca.evaluation.reconstruction import MEASURES
-from reca.evaluation.results import CORRECT
+from reca.evaluation.records import Record
+from reca.evaluation.results import CORRECT, correctness
 from reca.evaluation.statistics import OVERALL, Estimate, differences
 from reca.evaluation.suite import REDRAWN, Comparison, Evaluation, compare_all, load_all
 
@@ -51,6 +53,7 @@ class Scored:
     reconstruction_grid: PictureGrid
     reconstruction: tuple[Measure, ...]
     understanding: tuple[Measure, ...]
+    notes: tuple[str, ...]
 
 
 def read_scores(before: Path, after: Path, names: tuple[str, str], resamples: int = 2000) -> Scored:
@@ -70,9 +73,10 @@ def read_scores(before: Path, after: Path, names: tuple[str, str], resamples: in
     return Scored(
         scores=score_table(sides[0].minigeneval, sides[1].minigeneval, comparison.minigeneval),
         prompt_grid=_prompt_grid(sides, (before, after), names),
-        reconstruction_grid=_reconstruction_grid(sides[0], (before, after), names),
+        reconstruction_grid=_reconstruction_grid(sides, (before, after), names),
         reconstruction=_reconstruction(sides, comparison),
         understanding=_understanding(sides, comparison, resamples),
+        notes=tuple(_refusals(sides, names)),
     )
 
 
@@ -82,6 +86,7 @@ class Edited:
 
     measures: tuple[Measure, ...] = ()
     grid: PictureGrid = NO_GRID
+    notes: tuple[str, ...] = ()
 
 
 def read_edits(before: Path, after: Path, names: tuple[str, str], resamples: int = 2000) -> Edited:
@@ -118,11 +123,31 @@ def read_edits(before: Path, after: Path, names: tuple[str, str], resamples: int
         for i, record in enumerate(sides[0].records[:EDITS])
     )
     caption = f"The first {len(grid_rows)} held-out edits, none picked; same source, same noise."
-    return Edited(tuple(measures), PictureGrid(("source", *names, "wanted"), grid_rows, caption))
+    unscored = tuple(_unscored("MiniEdit", names, [side.records for side in sides]))
+    return Edited(tuple(measures), PictureGrid(("source", *names, "wanted"), grid_rows, caption), unscored)
+
+
+def _refusals(sides: tuple[Evaluation, Evaluation], names: tuple[str, str]) -> Iterator[str]:
+    yield from _unscored("MiniGenEval", names, [side.minigeneval.records for side in sides])
+    yield from _unscored("understanding", names, [side.understanding.answers for side in sides])
+    for name, side in zip(names, sides, strict=True):
+        reasons = [picture.refused for picture in side.reconstruction.pictures if picture.refused]
+        yield from _counted("reconstruction", name, reasons, len(side.reconstruction.pictures))
+
+
+def _unscored(what: str, names: tuple[str, str], records: Sequence[Sequence[Record[Any, Any]]]) -> Iterator[str]:
+    for name, rows in zip(names, records, strict=True):
+        reasons = [r.why[0] if r.why else r.unscored for r in rows if r.unscored]
+        yield from _counted(what, name, reasons, len(rows))
+
+
+def _counted(what: str, name: str, reasons: Sequence[str], count: int) -> Iterator[str]:
+    if reasons:
+        yield f"{what}, {name}: {len(reasons)} of {count} have no score and count as wrong, such as: {reasons[0]}."
 
 
 def _edited(record: miniedit.MiniEditRecord, data: bytes) -> Picture:
-    return Picture(data, bool(record.scores["success"]), "; ".join(record.why))
+    return Picture(data, bool(record.scores.get("success")), record.unscored or "; ".join(record.why))
 
 
 def score_table(before: MiniGenEvalResult, after: MiniGenEvalResult, change: MiniGenEvalDifference) -> ScoreTable:
@@ -204,13 +229,13 @@ def _reconstruction(sides: tuple[Evaluation, Evaluation], change: Comparison) ->
         Measure(f"{measure} recall by chance", m.prompts, m.value, after.chance[measure].value)
         for measure, m in before.chance.items()
     )
-    psnr = Measure("PSNR", len(before.pictures), before.psnr, after.psnr, "dB")
+    psnr = Measure("PSNR", len(before.pictures) - before.refused, before.psnr, after.psnr, "dB")
     return (*recalls, *chance, psnr)
 
 
 def _understanding(sides: tuple[Evaluation, Evaluation], change: Comparison, resamples: int) -> tuple[Measure, ...]:
     before, after = (side.understanding for side in sides)
-    correct = [{"all": [a.scores[CORRECT] for a in side.answers]} for side in (before, after)]
+    correct = [{"all": [correctness(a) for a in side.answers]} for side in (before, after)]
     whole = differences(correct[0], correct[1], resamples)["all"]
     rows = [("accuracy", before.accuracy, after.accuracy, whole)]
     rows += [
@@ -246,12 +271,21 @@ def _judged(record: MiniGenEvalRecord, data: bytes) -> Picture:
     return Picture(data, bool(record.scores.get(CORRECT)), record.unscored or "; ".join(record.why))
 
 
-def _reconstruction_grid(base: Evaluation, folders: tuple[Path, Path], names: tuple[str, str]) -> PictureGrid:
+def _reconstruction_grid(
+    sides: tuple[Evaluation, Evaluation], folders: tuple[Path, Path], names: tuple[str, str]
+) -> PictureGrid:
+    base, after = (side.reconstruction.pictures for side in sides)
     tables = [pq.read_table(folder / REDRAWN).slice(0, RECONSTRUCTIONS).to_pydict() for folder in folders]
     rows = tuple(
         GridRow(
-            ", ".join(f"{color} {name}" for name, color, _, _ in base.reconstruction.pictures[i].expected),
-            (Picture(original), Picture(tables[0]["reconstruction"][i]), Picture(tables[1]["reconstruction"][i])),
+            ", ".join(f"{color} {name}" for name, color, _, _ in base[i].expected),
+            (
+                Picture(original),
+                *(
+                    Picture(table["reconstruction"][i], note=redrawn[i].refused or "")
+                    for table, redrawn in zip(tables, (base, after), strict=True)
+                ),
+            ),
         )
         for i, original in enumerate(tables[0]["original"])
     )

@@ -200,7 +200,7 @@ def report(
         ceilings=ceiling_rows(msgspec.convert(card["ceiling"], Ceiling)),
         accounting=tuple(Accounting(s.kind, s.rows_in, s.rows, s.reasons) for s in shards),
         provenance={"noise seed of the scores": str(evaluation.seed), "training seed": str(training.seed)},
-        notes=notes(model.local() / "model", training),
+        notes=(*notes(model.local() / "model", training), *scored.notes, *edited.notes),
         attribution=EMOJI_CREDIT,
         before="base",
         after=arm,

@@ -30,8 +30,8 @@ from reca.config import EvaluationConfig, ExecutionConfig, RecaRecipe
 from tuning.search import DivergedError
 from tuning.space import apply
 
-DIVERGED = "NonFiniteError"
-"""How the run tells that a loss or gradient was not finite (`reca.training.NonFiniteError`)."""
+DIVERGED = ("NonFiniteError", "AllRefusedError")
+"""How the run tells that a loss or gradient was not finite (`reca.training.NonFiniteError`), or all that was drawn."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PipelineObjective:
         """Train for `updates` with these values and return the validation score.
 
         Raises:
-            DivergedError: the loss or a gradient became NaN or infinite.
+            DivergedError: the loss, a gradient or every picture became NaN or infinite.
             RunError: a stage failed for another reason.
         """
         with _standing_in(self.folder):
@@ -113,7 +113,7 @@ class PipelineObjective:
             try:
                 result = run_graph(graph, Store(self.store), RunOptions(execution=self.execution), _Relay(self.topic))
             except RunError as error:
-                if DIVERGED in str(error):
+                if any(name in str(error) for name in DIVERGED):
                     raise DivergedError(str(error).splitlines()[0]) from error
                 raise
         assert isinstance(result.artifact, Validation)

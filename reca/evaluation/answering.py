@@ -1,6 +1,7 @@
 """A model answers questions about the pictures of a benchmark."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from reca.data.fit import fit
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.picture_files import Pictures, require_sources
 from reca.evaluation.picture_questions import Answers, Asked
+from reca.evaluation.refusals import Refusal, tried
 from reca.models.base import Geometry
 
 
@@ -49,22 +51,25 @@ class Examinee:
         self.model = cast("Any", load()).to(device).eval()
         self.device, self.batch_size, self.max_new_tokens, self.suffix = device, batch_size, max_new_tokens, suffix
 
-    def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Answers]:
-        """Answers to the questions about each picture."""
+    def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Answers | Refusal]:
+        """Answers to the questions about each picture; a refusal where the model refuses one of them."""
         geometry = self.model.geometry
         fitted = [fit(np.array(picture), geometry.size, geometry.fit) for picture in pictures]
         rows = [(row, question.text + self.suffix) for row, questions in enumerate(asked) for question in questions]
         answers: list[list[str]] = [[] for _ in asked]
+        refused: dict[int, Refusal] = {}
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
             pixels = torch.from_numpy(np.stack([fitted[row] for row, _ in part])).to(self.device)
             with torch.inference_mode():
-                given = self.model.answer(
-                    self.model.encode(pixels), [text for _, text in part], max_new_tokens=self.max_new_tokens
-                )
+                given, faults = tried(partial(self._answers, pixels, [text for _, text in part]))
             for (row, _), answer in zip(part, given, strict=True):
                 answers[row].append(answer)
-        return [tuple(row) for row in answers]
+            refused |= {part[number][0]: Refusal(fault) for number, fault in faults.items()}
+        return [refused.get(row) or tuple(texts) for row, texts in enumerate(answers)]
+
+    def _answers(self, pixels: Tensor, questions: Sequence[str]) -> list[str]:
+        return self.model.answer(self.model.encode(pixels), questions, max_new_tokens=self.max_new_tokens)
 
 
 def question_pictures(bench: Benchmark[Asked, Answers], folder: str) -> Pictures:

@@ -2,7 +2,9 @@
 
 A picture's noise is keyed by (benchmark, item, sample) and nothing else, and every batch has the same size, the last
 one filled up: a subset, a restart or another number of workers gives the same pictures. Pictures that are there are not
-drawn again. Edits read the picture that they change; those drawn together have sources of one size.
+drawn again. Those that the model refuses, because its numbers are not finite, stay missing, with the reason in
+`refused.json`; the next call tries them once more. Edits read the picture that they change; those drawn together have
+sources of one size.
 """
 
 import io
@@ -29,8 +31,9 @@ from reca.evaluation.files import put
 from reca.evaluation.gedit import GEdit
 from reca.evaluation.geneval import Prompt
 from reca.evaluation.originals import as_tensor, copied, from_records, picture_sizes
-from reca.evaluation.picture_files import find_pictures, read_picture
+from reca.evaluation.picture_files import REFUSED, find_pictures, read_picture
 from reca.evaluation.records import BenchmarkError
+from reca.evaluation.refusals import require_some, tried
 from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
 from reca.evaluation.tables import parquet_files
 from reca.models.base import Editor
@@ -74,10 +77,12 @@ class DrawReport:
     Attributes:
         pictures: pictures in the folder.
         drawn: how many of them were drawn by this call.
+        refused: how many are missing, because the model refused them.
     """
 
     pictures: int
     drawn: int
+    refused: int
 
 
 def picture_seed(benchmark: str, item: str, sample: int, seed: int = 0) -> int:
@@ -136,7 +141,8 @@ def draw(
 
     Raises:
         BenchmarkError: when the folder holds pictures that were drawn with other settings, a batch cannot hold whole
-            grids, the model edits no pictures, or a source picture is missing or unreadable (before any is drawn).
+            grids, the model edits no pictures, a source picture is missing or unreadable (before any is drawn), or the
+            model refused all pictures.
     """
     files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
     files.makedirs(root, exist_ok=True)
@@ -148,15 +154,23 @@ def draw(
     missing = set(find_pictures(folder, benchmark.items).missing)
     everything = drawings(benchmark, config.seed, originals)
     todo = [item for item in everything if item.path in missing]
-    done = len(everything) - len(todo)
+    done, refused = len(everything) - len(todo), dict[str, str]()
     batches = batched(todo, config.batch_size)
     for pictures in spread(batches, partial(Painter, load, config), execution):
         for path, content in pictures:
-            put(files, posixpath.join(root, path), content)
-        done += len(pictures)
+            if isinstance(content, str):
+                refused[path] = content
+            else:
+                put(files, posixpath.join(root, path), content)
+        done += sum(isinstance(content, bytes) for _, content in pictures)
         if progress:
-            progress(f"{done:,} of {len(everything):,} pictures drawn")
-    return DrawReport(len(everything), len(todo))
+            ending = f", {len(refused):,} refused" if refused else ""
+            progress(f"{done:,} of {len(everything):,} pictures drawn{ending}")
+    require_some(list(refused.values()), len(everything), "pictures")
+    note = posixpath.join(root, REFUSED)
+    if refused or files.exists(note):
+        put(files, note, msgspec.json.encode(refused))
+    return DrawReport(done, len(todo) - len(refused), len(refused))
 
 
 def batched(todo: Sequence[Drawing], size: int) -> list[list[Drawing]]:
@@ -194,9 +208,9 @@ class Painter:
         self.config = config
         self.model = cast("Any", load()).to(device).eval()
 
-    def __call__(self, batch: Sequence[Drawing]) -> list[tuple[str, bytes]]:
-        """Path and PNG file of each picture. A short batch is filled up with its last drawing: the bits of a matrix
-        product may depend on the batch size.
+    def __call__(self, batch: Sequence[Drawing]) -> list[tuple[str, bytes | str]]:
+        """Path and PNG file of each picture, or why the model refused it (a grid: any of its samples). A short batch is
+        filled up with its last drawing: the bits of a matrix product may depend on the batch size.
 
         Raises:
             BenchmarkError: an edit is asked of a model that edits no pictures, or its source cannot be read.
@@ -206,9 +220,13 @@ class Painter:
         prompts = [d.prompt for d in filled for _ in d.seeds]
         seeds = [seed for d in filled for seed in d.seeds]
         with torch.inference_mode():
-            pixels = self._drawn(filled, prompts, seeds).cpu()
-        pictures = pixels if samples == 1 else grids(pixels)
-        return [(d.path, png_file(picture)) for d, picture in zip(batch, pictures, strict=False)]
+            pixels, faults = tried(lambda: self._drawn(filled, prompts, seeds))
+        pictures = pixels.cpu() if samples == 1 else grids(pixels.cpu())
+        refused = {row // samples: fault for row, fault in faults.items()}
+        return [
+            (drawing.path, refused.get(number) or png_file(picture))
+            for number, (drawing, picture) in enumerate(zip(batch, pictures, strict=False))
+        ]
 
     def _drawn(self, filled: Sequence[Drawing], prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         if filled[0].source is None:

@@ -1,6 +1,7 @@
 """From a folder of pictures to records through a judge of our own (networks on this cluster), batch by batch.
 
-Records are kept as they come, so a stopped run continues behind the last batch.
+Records are kept as they come, so a stopped run continues behind the last batch. What the judge refuses, because its
+numbers are not finite, is unscored and not kept: a run that continues asks it once more.
 """
 
 import json
@@ -21,6 +22,7 @@ from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.picture_files import Pictures, read_picture
 from reca.evaluation.records import BenchmarkError, Item, Record, load_records
+from reca.evaluation.refusals import UNSCORED, Refusal, require_some
 
 A = TypeVar("A")
 S = TypeVar("S")
@@ -33,8 +35,8 @@ ENDING = ".jsonl"
 class Judge(Protocol[A_contra, S_co]):
     """Looks at pictures."""
 
-    def see(self, asked: Sequence[A_contra], pictures: Sequence[Image.Image]) -> Sequence[S_co]:
-        """What is seen in each picture, given what was asked of it."""
+    def see(self, asked: Sequence[A_contra], pictures: Sequence[Image.Image]) -> Sequence[S_co | Refusal]:
+        """What is seen in each picture, given what was asked of it, or that the judge refuses it."""
         ...
 
 
@@ -65,7 +67,7 @@ def look(
         bench: items and rules.
         pictures: of `find_pictures` on the same items; their URLs must be readable on every node.
         load: loads the judge onto a device (`cpu` or `cuda`); called once in each actor, so it must be picklable.
-        blank: what is seen in a picture that cannot be read; its record is unscored.
+        blank: what is seen in a picture that cannot be read or is refused; its record is unscored.
         work: folder (path or fsspec URL) that keeps records of finished batches.
         shape: classes of what is asked and of what is seen.
         execution: `workers` actors of `cpus_per_worker` CPUs and `gpus_per_worker` GPUs.
@@ -75,6 +77,9 @@ def look(
 
     Returns:
         Records in the order of the items.
+
+    Raises:
+        AllRefusedError: the judge refused every picture.
     """
     records = kept_records(work, shape)
     samples = [
@@ -86,10 +91,11 @@ def look(
     todo = [s for s in samples if (s.item.key, s.number) not in records]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     for rows in spread(batches, partial(Looker, bench, load, blank, read), execution):
-        keep_records(rows, work)
+        keep_records([row for row in rows if row.unscored != UNSCORED], work)
         records |= {(r.item, r.sample): r for r in rows}
         if progress:
             progress(f"{len(records):,} of {len(samples):,} pictures judged")
+    require_some([r.why[0] for r in records.values() if r.unscored == UNSCORED], len(samples), "items")
     return [records[s.item.key, s.number] for s in samples]
 
 
@@ -99,7 +105,7 @@ class Looker(Generic[A, S]):
     Args:
         bench: items and rules.
         load: loads the judge onto a device.
-        blank: what is seen in a picture that cannot be read.
+        blank: what is seen in a picture that cannot be read or is refused.
         read: reads a picture.
         device: `cpu` or `cuda`.
     """
@@ -126,16 +132,21 @@ class Looker(Generic[A, S]):
         asked = [batch[row].item.asked for row in pictures]
         seen = iter(self.judge.see(asked, list(pictures.values())) if pictures else ())
         return [
-            self._unreadable(sample, faults[row])
+            self._unscored(sample, faults[row], "the picture cannot be read")
             if row in faults
-            else self.bench.decide(sample.item, sample.number, next(seen))
+            else self._decided(sample, next(seen))
             for row, sample in enumerate(batch)
         ]
 
-    def _unreadable(self, sample: Sample[A], fault: str) -> Record[A, S]:
+    def _decided(self, sample: Sample[A], seen: S | Refusal) -> Record[A, S]:
+        if isinstance(seen, Refusal):
+            return self._unscored(sample, seen.reason, UNSCORED)
+        return self.bench.decide(sample.item, sample.number, seen)
+
+    def _unscored(self, sample: Sample[A], fault: str, reason: str) -> Record[A, S]:
         item = sample.item
         place = item.key, sample.number, item.group, item.asked, self.blank
-        return Record(*place, why=(fault,), unscored="the picture cannot be read")
+        return Record(*place, why=(fault,), unscored=reason)
 
 
 def kept_records(work: str, shape: tuple[type[A], type[S]]) -> dict[tuple[str, int], Record[A, S]]:
@@ -147,7 +158,9 @@ def kept_records(work: str, shape: tuple[type[A], type[S]]) -> dict[tuple[str, i
 
 
 def keep_records(records: Sequence[Record[Any, Any]], work: str) -> None:
-    """Keep the records of a batch; a reader never sees half of them."""
+    """Keep the records of a batch, if any; a reader never sees half of them."""
+    if not records:
+        return
     files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(work))
     first, last = records[0], records[-1]
     text = "\n".join([first.item, str(first.sample), last.item, str(last.sample)])

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from reca.config import EditConfig
@@ -24,6 +23,7 @@ from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_pict
 from reca.evaluation.pictures import fitted, png
 from reca.evaluation.reconstruction import at_place
 from reca.evaluation.records import BenchmarkError, Record
+from reca.evaluation.refusals import drawn, without
 from reca.evaluation.results import Result, Seen, load_result, require_alike, save_result
 from reca.evaluation.statistics import Estimate, differences, estimates
 from reca.models.base import Editor, UnifiedModel
@@ -57,7 +57,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 MiniEditRecord = Record[Asked, Seen]
 """Item: number of the held-out edit. Group: `color`, `remove` or `replace`. Scores: `done` and `success` 0 or 1, `kept`
-the share of the objects that are to stay; absent where there are none."""
+the share of the objects that are to stay; absent where there are none. A refused edit has none of them."""
 
 
 class MiniEditResult(Result, frozen=True):
@@ -65,9 +65,11 @@ class MiniEditResult(Result, frozen=True):
 
     Attributes:
         scores: by measure: `overall` (mean of the kinds) and each kind, 0 to 1, with 95 % intervals over edits.
+        refused: edits that the model refused (counted as 0 by every measure).
     """
 
     scores: dict[str, dict[str, Estimate]]
+    refused: int = 0
 
 
 def held_out_edits(count: int) -> list[Edit]:
@@ -87,10 +89,11 @@ def evaluate(
         batch_size: pictures edited at once; each depends on its own source, instruction and seed only.
 
     Returns:
-        The result, and the edited pictures: uint8 [N, 3, S, S], in the order of the edits.
+        The result, and the edited pictures: uint8 [N, 3, S, S], in the order of the edits, black where the model
+        refused.
 
     Raises:
-        BenchmarkError: the model edits no pictures.
+        BenchmarkError: the model edits no pictures, or refused all edits, because its numbers are not finite.
     """
     if not isinstance(model, Editor):
         raise BenchmarkError(f"{type(model).__name__} edits no pictures; take a family that does")
@@ -98,16 +101,15 @@ def evaluate(
     seeds = [image_seed(config.seed, "edit", str(index)) for index in range(len(edits))]
     sources = fitted([render(edit.source) for edit in edits], model.geometry.size)
     device = next(model.parameters()).device
+    words = [edit.instruction for edit in edits]
     model.eval()
-    drawn: list[Tensor] = []
-    with torch.no_grad():
-        for start in range(0, len(edits), batch_size):
-            part = slice(start, start + batch_size)
-            words = [edit.instruction for edit in edits[part]]
-            drawn.append(model.edit(sources[part].to(device), words, seeds[part], config.sampling).cpu())
-    images = torch.cat(drawn)
+
+    def edited(part: slice) -> Tensor:
+        return model.edit(sources[part].to(device), words[part], seeds[part], config.sampling)
+
+    images, refused = drawn(edited, len(edits), batch_size, "edits")
     found = zip(edits, scorer.detect(images), strict=True)
-    records = [judge(index, edit, seen) for index, (edit, seen) in enumerate(found)]
+    records = without([judge(index, edit, seen) for index, (edit, seen) in enumerate(found)], refused, ())
     return summarize(records, config, scorer.digest), images
 
 
@@ -147,7 +149,8 @@ def summarize(records: Sequence[MiniEditRecord], config: EditConfig, scorer: str
     return MiniEditResult(
         benchmark=BENCHMARK,
         scores={measure: estimates(by_kind(records, measure), config.bootstrap) for measure in MEASURES},
-        objects_per_picture=objects_per_picture([r.seen for r in records]),
+        refused=sum(r.unscored is not None for r in records),
+        objects_per_picture=objects_per_picture([r.seen for r in records if r.unscored is None]),
         scorer=scorer,
         seed=config.seed,
         sampling=config.sampling,
@@ -156,8 +159,9 @@ def summarize(records: Sequence[MiniEditRecord], config: EditConfig, scorer: str
 
 
 def by_kind(records: Sequence[MiniEditRecord], measure: str) -> dict[str, list[float]]:
-    """One value for each edit that has one, by kind."""
-    values = {kind: [r.scores[measure] for r in records if r.group == kind and measure in r.scores] for kind in KINDS}
+    """One value for each edit that has one, by kind; 0 for a refused edit."""
+    having = [r for r in records if measure != "kept" or r.asked.others]
+    values = {kind: [r.scores.get(measure, 0.0) for r in having if r.group == kind] for kind in KINDS}
     return {kind: column for kind, column in values.items() if column}
 
 

@@ -2,10 +2,11 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import fsspec
+import msgspec
 import numpy as np
 from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
@@ -15,6 +16,9 @@ from reca.data.decode import MAX_PIXELS
 from reca.evaluation.records import BenchmarkError, Item
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+REFUSED = "refused.json"
+"""Beside the pictures: why a model could not draw those that are missing, by path."""
 
 FAULTS = (OSError, ValueError, SyntaxError)
 """What Pillow raises on broken files: the last inside a PNG."""
@@ -29,12 +33,14 @@ class Pictures:
         found: URL by item and sample.
         missing: expected paths, relative to the folder, that are not there.
         extra: paths of pictures that no item expects.
+        refused: for missing ones that a model could not draw, the reason by path.
     """
 
     folder: str
     found: dict[tuple[str, int], str]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
+    refused: dict[str, str] = field(default_factory=dict[str, str])
 
     def require_complete(self) -> None:
         """Refuse a folder with missing or extra pictures.
@@ -61,7 +67,7 @@ def find_pictures(folder: str, items: Sequence[Item[Any]], ignore: str = "_SRCIM
         ignore: ending of pictures that are no answers (GEdit keeps its sources beside them).
 
     Raises:
-        BenchmarkError: when there is no such folder.
+        BenchmarkError: when there is no such folder, or its `refused.json` cannot be read.
     """
     files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
     root = root.rstrip("/")
@@ -70,12 +76,22 @@ def find_pictures(folder: str, items: Sequence[Item[Any]], ignore: str = "_SRCIM
     there = {cast("str", path)[len(root) + 1 :] for path in files.find(root)}
     expected = {path: (item.key, sample) for item in items for sample, path in enumerate(item.pictures)}
     pictures = {path for path in there if path.lower().endswith(SUFFIXES) and not path.endswith(ignore)}
+    missing = tuple(path for path in expected if path not in there)
+    refused = _reasons(files, f"{root}/{REFUSED}") if REFUSED in there else {}
     return Pictures(
         folder=folder,
         found={place: f"{folder.rstrip('/')}/{path}" for path, place in expected.items() if path in there},
-        missing=tuple(path for path in expected if path not in there),
+        missing=missing,
         extra=tuple(sorted(pictures - set(expected))),
+        refused={path: refused[path] for path in missing if path in refused},
     )
+
+
+def _reasons(files: AbstractFileSystem, path: str) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(files.cat_file(path), type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise BenchmarkError(f"{path}: no reasons by path: {error}; delete it") from error
 
 
 def require_sources(folder: str, items: Sequence[Item[Any]], advice: str) -> None:

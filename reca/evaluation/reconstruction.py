@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 
 from reca.config import EvaluationConfig
@@ -22,6 +21,7 @@ from reca.evaluation.geneval import Detection
 from reca.evaluation.minigeneval.prompts import image_seed
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
 from reca.evaluation.pictures import fitted
+from reca.evaluation.refusals import drawn
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.understanding import held_out_scenes
 from reca.models.base import UnifiedModel
@@ -45,7 +45,8 @@ class Redrawn(msgspec.Struct, frozen=True):
         detections: what the scorer saw, best first.
         recall: share of the true objects by measure, 0 to 1.
         chance: the same against the next picture's objects.
-        error: mean squared pixel error, 0 to 255 squared.
+        error: mean squared pixel error, 0 to 255 squared; None where refused.
+        refused: why the model refused, because its numbers were not finite: recall and chance are 0 then.
     """
 
     index: int
@@ -55,7 +56,8 @@ class Redrawn(msgspec.Struct, frozen=True):
     detections: tuple[Detection, ...]
     recall: dict[str, float]
     chance: dict[str, float]
-    error: float
+    error: float | None
+    refused: str | None = None
 
 
 class ReconstructionResult(msgspec.Struct, frozen=True):
@@ -64,9 +66,10 @@ class ReconstructionResult(msgspec.Struct, frozen=True):
     Attributes:
         recall: by measure, mean over pictures of the share of their objects that came back, with 95 % intervals.
         chance: the same against another picture's objects.
-        psnr: of the mean squared error over all pictures, dB.
-        objects_per_picture: detected objects per reconstruction (2.5 in true scenes).
+        psnr: of the mean squared error over all pictures that were drawn, dB.
+        objects_per_picture: detected objects per reconstruction that was drawn (2.5 in true scenes).
         pictures: one per picture.
+        refused: pictures that the model refused.
     """
 
     recall: dict[str, Estimate]
@@ -74,6 +77,7 @@ class ReconstructionResult(msgspec.Struct, frozen=True):
     psnr: float
     objects_per_picture: float
     pictures: tuple[Redrawn, ...]
+    refused: int = 0
 
 
 def reconstruction(
@@ -87,7 +91,10 @@ def reconstruction(
         batch_size: pictures drawn at once.
 
     Returns:
-        The result, the originals and the reconstructions, both uint8 [N, 3, S, S].
+        The result, the originals and the reconstructions, both uint8 [N, 3, S, S]; black where the model refused.
+
+    Raises:
+        AllRefusedError: the model refused all pictures.
     """
     scenes = held_out_scenes(config.reconstructions)
     seeds = [image_seed(config.seed, "reconstruction", str(index)) for index in range(len(scenes))]
@@ -95,32 +102,37 @@ def reconstruction(
     originals = fitted([render(scene) for scene in scenes], model.geometry.size)
     device = next(model.parameters()).device
     model.eval()
-    drawn: list[Tensor] = []
     sampling = replace(config.sampling, guidance=0.0)
-    with torch.no_grad():
-        for start in range(0, len(scenes), batch_size):
-            part = slice(start, start + batch_size)
-            encoded = model.encode(originals[part].to(device))
-            drawn.append(model.reconstruct(encoded, prompts[part], seeds[part], sampling).cpu())
-    images = torch.cat(drawn)
+
+    def redrawn(part: slice) -> Tensor:
+        return model.reconstruct(model.encode(originals[part].to(device)), prompts[part], seeds[part], sampling)
+
+    images, refused = drawn(redrawn, len(scenes), batch_size, "reconstructions")
     found = Scorer.load(config.scorer).detect(images)
     errors = (originals.float() - images.float()).square().mean(dim=(1, 2, 3)).tolist()
     pictures = [
         _redrawn(index, prompts[index], seeds[index], scene, scenes[(index + 1) % len(scenes)], found[index], error)
         for index, (scene, error) in enumerate(zip(scenes, errors, strict=True))
     ]
+    nothing = dict.fromkeys(MEASURES, 0.0)
+    for index, why in refused.items():
+        blank = {"detections": (), "recall": nothing, "chance": nothing, "error": None, "refused": why}
+        pictures[index] = msgspec.structs.replace(pictures[index], **blank)
     return summarize(pictures, config.bootstrap), originals, images
 
 
 def summarize(pictures: Sequence[Redrawn], resamples: int) -> ReconstructionResult:
     """Totals and intervals from the records alone."""
-    error = max(float(np.mean([p.error for p in pictures])), 1e-3)  # 1e-3: a perfect copy reads 78 dB, not infinity.
+    shown = [p for p in pictures if p.refused is None]
+    errors = [p.error for p in shown if p.error is not None]
+    error = max(float(np.mean(errors)), 1e-3)  # 1e-3: a perfect copy reads 78 dB, not infinity.
     return ReconstructionResult(
         recall=_means([p.recall for p in pictures], resamples),
         chance=_means([p.chance for p in pictures], resamples),
         psnr=float(10 * np.log10(255**2 / error)),
-        objects_per_picture=objects_per_picture([p.detections for p in pictures]),
+        objects_per_picture=objects_per_picture([p.detections for p in shown]),
         pictures=tuple(pictures),
+        refused=len(pictures) - len(shown),
     )
 
 

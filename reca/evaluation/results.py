@@ -17,12 +17,17 @@ Seen = tuple[Detection, ...]
 """What the scorer saw in a picture, best first."""
 
 
+def correctness(record: Record[Any, Any]) -> float:
+    """1 or 0; what is unscored is wrong."""
+    return record.scores.get(CORRECT, 0.0)
+
+
 class Result(msgspec.Struct, frozen=True):
     """Scores of one model; everything but the settings can be recomputed from the records.
 
     Attributes:
         benchmark: name and edition.
-        objects_per_picture: mean number of detected objects.
+        objects_per_picture: mean number of detected objects, over the pictures that were judged.
         scorer: digest of the scorer's weights.
         seed: seed of the noise; a picture's own follows from it and the record's item.
         sampling: sampler settings.

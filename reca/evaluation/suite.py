@@ -14,7 +14,7 @@ from reca.evaluation.minigeneval import evaluate as minigeneval
 from reca.evaluation.minigeneval.evaluate import MiniGenEvalDifference, MiniGenEvalResult
 from reca.evaluation.pictures import png, unpng
 from reca.evaluation.reconstruction import MEASURES, ReconstructionResult, reconstruction
-from reca.evaluation.results import CORRECT
+from reca.evaluation.results import correctness
 from reca.evaluation.statistics import Estimate, differences
 from reca.evaluation.understanding import UnderstandingResult, understanding
 from reca.models.base import UnifiedModel
@@ -58,6 +58,9 @@ def evaluate_all(
         config: what is scored.
         folder: receives `minigeneval.json(l)`, `understanding.json`, `reconstruction.json` and the pictures as parquet.
         progress: receives one line after each part.
+
+    Raises:
+        AllRefusedError: the model refused all of a part.
     """
     tell = progress or (lambda _: None)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +68,22 @@ def evaluate_all(
     minigeneval.save(scores, images, folder)
     tell(
         f"MiniGenEval overall {scores.scores['overall'].value:.3f}, {scores.objects_per_picture:.1f} objects a picture"
+        f"{_refused(scores.refused)}"
     )
     answers = understanding(model, config)
     (folder / UNDERSTANDING).write_bytes(msgspec.json.encode(answers))
-    tell(f"understanding accuracy {answers.accuracy.value:.3f}")
+    tell(f"understanding accuracy {answers.accuracy.value:.3f}{_refused(answers.refused)}")
     redrawn, originals, drawn = reconstruction(model, config)
     (folder / RECONSTRUCTION).write_bytes(msgspec.json.encode(redrawn))
     columns = {"original": [png(p) for p in originals], "reconstruction": [png(p) for p in drawn]}
     pq.write_table(pa.table(columns), folder / REDRAWN)
-    tell(f"reconstruction {', '.join(f'{m} {redrawn.recall[m].value:.3f}' for m in MEASURES)}")
+    recalls = ", ".join(f"{m} {redrawn.recall[m].value:.3f}" for m in MEASURES)
+    tell(f"reconstruction {recalls}{_refused(redrawn.refused)}")
     return Evaluation(scores, answers, redrawn)
+
+
+def _refused(count: int) -> str:
+    return f", {count} refused" if count else ""
 
 
 def load_all(folder: Path) -> Evaluation:
@@ -101,7 +110,7 @@ def load_reconstructions(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.ui
 def compare_all(before: Evaluation, after: Evaluation, resamples: int = 2000) -> Comparison:
     """Paired differences of two models scored with one configuration."""
     answers = [
-        {k: [a.scores[CORRECT] for a in side.understanding.answers if a.group == k] for k in side.understanding.kinds}
+        {k: [correctness(a) for a in side.understanding.answers if a.group == k] for k in side.understanding.kinds}
         for side in (before, after)
     ]
     recalls = [

@@ -16,7 +16,8 @@ from reca.data.sets import generator, scene_at
 from reca.evaluation.picture_questions import PictureQuestion, same
 from reca.evaluation.pictures import fitted
 from reca.evaluation.records import Record
-from reca.evaluation.results import CORRECT
+from reca.evaluation.refusals import require_some, tried, without
+from reca.evaluation.results import CORRECT, correctness
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.models.base import UnifiedModel
 
@@ -40,14 +41,16 @@ class UnderstandingResult(msgspec.Struct, frozen=True):
     """Accuracy with 95 % intervals over questions.
 
     Attributes:
-        accuracy: over all questions.
+        accuracy: over all questions; a refused answer is wrong.
         kinds: by kind; a question that its picture cannot answer falls back to counting and counts there.
         answers: one per question.
+        refused: answers that the model refused, because its numbers are not finite.
     """
 
     accuracy: Estimate
     kinds: dict[str, Estimate]
     answers: tuple[Answer, ...]
+    refused: int = 0
 
 
 def held_out_scenes(count: int) -> list[Scene]:
@@ -72,6 +75,9 @@ def understanding(model: UnifiedModel, config: EvaluationConfig, batch_size: int
         model: any family; it is put into evaluation mode.
         config: number of questions and of resamples.
         batch_size: questions in a batch; a batch holds one kind, so that short answers do not wait for lists.
+
+    Raises:
+        AllRefusedError: the model refused all answers.
     """
     model.eval()
     rows = sorted(questions(config.understanding_questions), key=lambda row: row[1])
@@ -80,16 +86,18 @@ def understanding(model: UnifiedModel, config: EvaluationConfig, batch_size: int
         asked = list(group)
         for start in range(0, len(asked), batch_size):
             answers += _ask(model, kind, asked[start : start + batch_size])
+    require_some([a.why[0] for a in answers if a.unscored], len(answers), "answers")
     return summarize(sorted(answers, key=lambda answer: int(answer.item)), config.bootstrap)
 
 
 def summarize(answers: Sequence[Answer], resamples: int) -> UnderstandingResult:
     """Accuracies from the answers alone."""
-    correct = {OVERALL: [a.scores[CORRECT] for a in answers]}
-    kinds = {kind: [a.scores[CORRECT] for a in answers if a.group == kind] for kind in QUESTION_KINDS}
+    correct = {OVERALL: [correctness(a) for a in answers]}
+    kinds = {kind: [correctness(a) for a in answers if a.group == kind] for kind in QUESTION_KINDS}
     table = estimates({kind: column for kind, column in kinds.items() if column}, resamples)
     del table[OVERALL]
-    return UnderstandingResult(estimates(correct, resamples)[OVERALL], table, tuple(answers))
+    refused = sum(a.unscored is not None for a in answers)
+    return UnderstandingResult(estimates(correct, resamples)[OVERALL], table, tuple(answers), refused)
 
 
 def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str]]) -> list[Answer]:
@@ -97,8 +105,10 @@ def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str
     device = next(model.parameters()).device
     with torch.no_grad():
         encoded = model.encode(fitted(pictures, model.geometry.size).to(device))
-        given = model.answer(encoded, [asked for _, _, asked, _ in rows], ANSWER_TOKENS.get(kind, SHORT_ANSWER_TOKENS))
-    return [
+        words, tokens = [asked for _, _, asked, _ in rows], ANSWER_TOKENS.get(kind, SHORT_ANSWER_TOKENS)
+        given, refused = tried(lambda: model.answer(encoded, words, tokens))
+    answers = [
         Record(f"{index}", 0, kind, PictureQuestion(asked, expected), text, {CORRECT: float(same(text, expected))})
         for (index, _, asked, expected), text in zip(rows, given, strict=True)
     ]
+    return without(answers, refused, "")

@@ -102,7 +102,7 @@ class YesNoJudge:
         return [self._read(row) for row in output.logits[0].float().cpu()]
 
     def _read(self, logits: Tensor) -> str:
-        if torch.isnan(logits).any():
+        if not logits.isfinite().all():
             return UNREAD
         return YES if logits[self.yes].logsumexp(dim=0) > logits[self.no].logsumexp(dim=0) else NO
 

@@ -151,17 +151,29 @@ class UnifiedModel(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
-        """Draw one image per prompt. Returns uint8 [B, 3, S, S]. Each image depends on its own prompt and seed only."""
+        """Draw one image per prompt. Returns uint8 [B, 3, S, S]. Each image depends on its own prompt and seed only.
+
+        Raises:
+            NonFiniteOutputError: naming the rows whose numbers are not finite (see `reca.models.finite`).
+        """
 
     @abstractmethod
     def reconstruct(
         self, encoded: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig
     ) -> Tensor:
-        """Draw images again, uint8 [B, 3, S, S], from their understanding embeddings and a template prompt each."""
+        """Draw images again, uint8 [B, 3, S, S], from their understanding embeddings and a template prompt each.
+
+        Raises:
+            NonFiniteOutputError: as in `generate`.
+        """
 
     @abstractmethod
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
-        """Greedy answers to one question per image."""
+        """Greedy answers to one question per image.
+
+        Raises:
+            NonFiniteOutputError: naming the rows with logits that are not finite before their answer ended.
+        """
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -210,4 +222,5 @@ class Editor(ABC):
 
         Raises:
             ValueError: naming the instruction, when it does not fit the model's context.
+            NonFiniteOutputError: as in `UnifiedModel.generate`.
         """

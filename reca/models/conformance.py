@@ -1,15 +1,15 @@
 """Check that a model keeps the promises of `reca.models.base`: `python -m reca.models.conformance DIR --family NAME`.
 
 For any tiny checkpoint of any family: shapes, determinism given draws, losses that fall when one batch is over-fitted,
-frozen parts that stay bit for bit, files that come back bit for bit, sampling with and without guidance, and sums that
-do not depend on how a batch is split over workers. Texts are RecA's own template prompts, which every checkpoint that
-RecA can train has to be able to read; pictures are coloured noise.
+frozen parts that stay bit for bit, files that come back bit for bit, sampling with and without guidance, sums that do
+not depend on how a batch is split over workers, and NaN that is refused. Texts are RecA's own template prompts, which
+every checkpoint that RecA can train has to be able to read; pictures are coloured noise.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import get_args
@@ -24,6 +24,7 @@ from reca.models import FAMILIES, family_class
 from reca.models.base import Batch, Draws, Editor, Example, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import read_tensors
 from reca.models.errors import CheckpointError
+from reca.models.finite import NonFiniteOutputError
 from reca.models.overfitting import FALLEN, Overfitting, train_only_trainable
 from reca.models.parity import Check, compare, table
 from reca.models.sources import local_checkpoint
@@ -78,6 +79,7 @@ class Conformance:
             self.workers,
             self.sampling,
             self.editing,
+            self.refusal,
             self.learning,
             self.files,
         )
@@ -247,6 +249,22 @@ class Conformance:
                 f"edit: another {name} leaves other pictures", max(moved[0], moved[2]), SAME_PICTURE, "in 1/255"
             )
 
+    def refusal(self) -> Iterator[Check]:
+        """Weights that are NaN give no picture and no answer: every row is refused.
+
+        Only what trains is NaN for pictures, so that a decoder of codes is sound and cannot be what refuses them.
+        """
+        model, few = self.build().eval(), SamplingConfig(guidance=1.0, steps=2)
+        texts = self.texts["text_to_image"]
+        questions = [text.split("\n")[0] for text in self.texts["image_to_text"]]
+        _spoil(model.trainable().values())
+        yield _refuses("generate", lambda: model.generate(texts, SEEDS, few))
+        yield _refuses("reconstruct", lambda: model.reconstruct(self.encoded, texts, SEEDS, few))
+        if isinstance(model, Editor):
+            yield _refuses("edit", lambda: model.edit(self.pixels, texts, SEEDS, few))
+        _spoil(model.parameters())
+        yield _refuses("answer", lambda: model.answer(self.encoded, questions, 4))
+
     def learning(self) -> Iterator[Check]:
         """One batch can be over-fitted, and only what is trainable changes meanwhile."""
         trained = self.trained
@@ -322,6 +340,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _holds(quantity: str, holds: bool) -> Check:
     return Check(quantity, 0.0 if holds else 1.0, 0.0, "as it must be" if holds else "not so")
+
+
+@torch.no_grad()
+def _spoil(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.fill_(torch.nan)
+
+
+def _refuses(name: str, call: Callable[[], object]) -> Check:
+    try:
+        call()
+        refused: set[int] = set()
+    except NonFiniteOutputError as error:
+        refused = set(error.faults)
+    return _holds(f"{name}: rows of NaN are refused", refused == {0, 1, 2})
 
 
 def _finite(value: Tensor) -> bool:

@@ -225,7 +225,7 @@ def test_encode_gives_moments_and_features_and_wants_fitted_pictures() -> None:
     assert (encoded["latent_std"] > 0).all()
     again = model.encode(pictures(2)[1:])
     torch.testing.assert_close(again["features"][0], encoded["features"][1])
-    with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], found \[1, 3, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"shape \[1, 3, 16, 16\], expected \[B, 3, 32, 32\]"):
         model.encode(pictures(1, size=(16, 16)))
 
 

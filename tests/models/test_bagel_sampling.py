@@ -11,6 +11,7 @@ from reca.models.bagel.config import Guidance
 from reca.models.bagel.model import BagelModel
 from reca.models.bagel.packing import Picture, Split, Text, pack
 from reca.models.bagel.vision import to_patches
+from reca.models.finite import Watch
 
 SAMPLING = SamplingConfig(guidance=2.0, steps=3)
 
@@ -87,7 +88,7 @@ def test_answers_equal_decoding_without_cache_and_stop_at_the_end_mark() -> None
     with torch.no_grad():
         model.network.language_model.lm_head.weight[marks.end] = 100 * states[last]
     context = model.reader.text(model.reader.seen(model.reader.empty(1), encoded["features"]), [question])
-    (ids,) = model.reader.greedy(context, 8)[0].tolist()
+    (ids,) = model.reader.greedy(context, 8, Watch("bagel"))[0].tolist()
     assert ids == [*naive[1 : len(ids)], marks.end]
     assert model.answer(encoded, ["what colour is the cat?"], 8) == [model.collator.answer(ids[:-1])]
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from reca.config import SamplingConfig
 from reca.models.base import LossTerm, Task
+from reca.models.finite import Watch
 from reca.models.janus.collation import IGNORED
 from reca.models.janus.config import janus_pro_1b, janus_pro_7b
 from reca.models.janus.decoding import Prefix, seeded_draws, stacked, states
@@ -180,7 +181,7 @@ def test_stepwise_drawing_sees_what_teacher_forcing_sees(model: JanusProModel) -
     """Greedy codes, fed back as targets, are the most probable ones at every position."""
     batch = model.collate("reconstruction", examples(model, TEXTS["reconstruction"]))
     with torch.no_grad():
-        codes = model.drawn_codes(model.prefix(batch), batch, seeded_draws([1, 2, 3], 32), 0.0, 0.0)
+        codes = model.drawn_codes(model.prefix(batch), batch, seeded_draws([1, 2, 3], 32), 0.0, 0.0, Watch("janus"))
         logits = model.code_logits(model.prefix(batch), codes)
     assert torch.equal(logits.argmax(dim=-1), codes)
     assert codes.unique().numel() > 2
@@ -199,7 +200,7 @@ def test_guidance_of_a_reconstruction_is_against_the_dropped_template(model: Jan
         first, null = (head(states(model.language, prefix)[:, -1]) for prefix in (model.prefix(batch), bare))
         expected = (3 * first - 2 * null).argmax(dim=-1)
         draws = seeded_draws([1, 2], 32)
-        found = model.drawn_codes(model.prefix(batch), captions, draws, 2.0, 0.0)[:, 0]
+        found = model.drawn_codes(model.prefix(batch), captions, draws, 2.0, 0.0, Watch("janus"))[:, 0]
     assert torch.equal(found, expected)
     assert not torch.equal(first.argmax(dim=-1), expected)
 

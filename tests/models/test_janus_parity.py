@@ -16,6 +16,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from transformers.models.janus.processing_janus import JanusProcessor
 
 from reca.models.base import Task
+from reca.models.finite import Watch
 from reca.models.janus.collation import IGNORED, Collator
 from reca.models.janus.config import Sizes
 from reca.models.janus.model import JanusProModel
@@ -256,6 +257,6 @@ def test_drawn_codes_are_those_of_generate(
     )
     with torch.no_grad():
         draws = exponentials(3, 3, 16)
-        found = model.drawn_codes(model.prefix(batch), batch, draws, guidance, temperature)
+        found = model.drawn_codes(model.prefix(batch), batch, draws, guidance, temperature, Watch("janus"))
     assert torch.equal(found, expected)
     assert found.unique().numel() > 4

@@ -17,15 +17,18 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from in_process import run, stay_here
 from loopback_judge import LoopbackJudge, loopback_judge
 from PIL import Image
 from tiny_judges import save_clip, save_detector, save_names, save_vlm
 
+from pipelines import benchmark_stages
 from pipelines.benchmark_choices import BENCHMARKS
 from pipelines.benchmark_stages import TOTALS
 from pipelines.dsl import SettingsError
 from pipelines.evaluate import RECIPES, evaluate, labels_of, published, set_words
+from pipelines.stages import load_artifact
 from reca.config import ModelConfig, SamplingConfig
 from reca.data.scenes import CLASSES
 from reca.evaluation import generation
@@ -137,6 +140,31 @@ def test_a_model_is_scored_on_drawn_and_on_asked_benchmarks(recipe: BenchmarkRec
     assert page.count("data:image/jpeg;base64,") == 8
     assert "<script" not in page
     assert page.count("http") == page.count("http-equiv")
+
+
+def test_pictures_that_the_model_refuses_are_missing_and_the_report_says_why(
+    recipe: BenchmarkRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = [prompt.prompt for prompt in prompts("test", 1)]
+    word = next(word for word in first.split() if not any(word in other for other in others))
+
+    def load(model: Any) -> Any:
+        loaded: Any = load_artifact(model)
+        (number,) = loaded.collator.tokenizer(word, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            loaded.showo.model.embed_tokens.weight[number] = torch.nan
+        return loaded
+
+    monkeypatch.setattr(benchmark_stages, "load_artifact", load)
+    found = run(replace(recipe, benchmarks="geneval"), tmp_path)
+    (side,) = found["benchmarks"]["geneval"]["sides"].values()
+    assert (side["pictures"], side["items"], side["missing"], side["unscored"]) == (10, 5, 2, 0)
+    assert side["score"] is None  # a task without a picture
+    reason = "2, such as 00000/samples/0000.png: showo: NaN or infinity in the logits of the codes"
+    assert side["settings"]["missing because the model refused them"] == reason
+    assert "2 expected pictures have no record, such as 00000/samples/0000.png" in side["notes"]
+    assert reason in (found["folder"] / "report.html").read_text()
+    assert reason in (found["folder"] / "tables.md").read_text()
 
 
 def test_a_model_is_asked_questions_whose_pictures_lie_in_parquet_files(

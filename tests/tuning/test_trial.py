@@ -59,6 +59,7 @@ def test_instructions_are_ready_even_if_the_recipe_has_none(recipe: RecaRecipe) 
     ("message", "expected"),
     [
         ("stage train failed: NonFiniteError: update 3: the loss is not finite", DivergedError),
+        ("stage validate failed: AllRefusedError: none of 12 pictures can be scored", DivergedError),
         ("stage encode images failed: OSError: no space left", RunError),
     ],
 )

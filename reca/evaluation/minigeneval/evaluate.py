@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from reca.config import EvaluationConfig
@@ -16,6 +15,7 @@ from reca.evaluation.minigeneval.prompts import BENCHMARK, Split, image_seed, it
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
 from reca.evaluation.pictures import png, unpng
 from reca.evaluation.records import Record
+from reca.evaluation.refusals import drawn, without
 from reca.evaluation.results import CORRECT, Result, Seen, load_result, require_alike, save_result
 from reca.evaluation.statistics import Estimate, differences, estimates
 from reca.models.base import UnifiedModel
@@ -70,19 +70,20 @@ def evaluate(
         batch_size: pictures generated at once; each picture depends on its own prompt and seed only.
 
     Returns:
-        The result, and the pictures: uint8 [N, 3, S, S] in prompt order.
+        The result, and the pictures: uint8 [N, 3, S, S] in prompt order, black where the model refused.
+
+    Raises:
+        AllRefusedError: the model refused all pictures, because its numbers are not finite.
     """
     chosen = prompts(split, config.prompts_per_task)
     seeds = [image_seed(config.seed, split, item) for item in item_names(chosen)]
+    texts = [p.prompt for p in chosen]
     model.eval()
-    drawn: list[Tensor] = []
-    with torch.no_grad():
-        for start in range(0, len(chosen), batch_size):
-            part = slice(start, start + batch_size)
-            drawn.append(model.generate([p.prompt for p in chosen[part]], seeds[part], config.sampling).cpu())
-    images = torch.cat(drawn)
+    images, refused = drawn(
+        lambda part: model.generate(texts[part], seeds[part], config.sampling), len(chosen), batch_size, "pictures"
+    )
     scorer = Scorer.load(config.scorer)
-    records = judge_pictures(chosen, scorer.detect(images))
+    records = without(judge_pictures(chosen, scorer.detect(images)), refused, ())
     return summarize(records, config, split, scorer.digest), images
 
 
@@ -111,7 +112,7 @@ def summarize(
         split=split,
         scores=estimates(by_task(records, CORRECT), config.bootstrap),
         strict=estimates(by_task(records, STRICT), config.bootstrap),
-        objects_per_picture=objects_per_picture([r.seen for r in records]),
+        objects_per_picture=objects_per_picture([r.seen for r in records if r.unscored is None]),
         refused=sum(r.unscored is not None for r in records),
         scorer=scorer,
         seed=config.seed,

@@ -9,6 +9,7 @@ from torch import Tensor
 from reca.models.bagel.attention import attention
 from reca.models.bagel.network import Bagel
 from reca.models.bagel.packing import Marks, grid_positions
+from reca.models.finite import ANSWER, Watch
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Reader:
         return replace(context, position=context.position + lengths), self.network.language_model.lm_head(last)
 
     @torch.no_grad()
-    def greedy(self, context: Context, count: int) -> tuple[Tensor, Tensor]:
-        """Continue contexts by a text.
+    def greedy(self, context: Context, count: int, watch: Watch) -> tuple[Tensor, Tensor]:
+        """Continue contexts by a text; `watch` sees the logits of rows that have not ended.
 
         Returns:
             int64 [B, n] ids after the opening mark, n <= `count` (shorter once every row has ended), and their logits
@@ -86,7 +87,7 @@ class Reader:
         ids, logits, ended = list[Tensor](), list[Tensor](), torch.zeros_like(last, dtype=torch.bool)
         while len(ids) < count and not bool(ended.all()):
             context, following = self.tokens(context, last[:, None].tolist())
-            last = following.argmax(dim=1)
+            last = watch.see(ANSWER, following, ~ended).argmax(dim=1)
             ended |= last == self.marks.end
             ids.append(last)
             logits.append(following)

@@ -32,6 +32,8 @@ from reca.models.bagel.vision import from_patches, to_patches
 from reca.models.base import Batch, Draws, Editor, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import built, load_strict, write_tensors
 from reca.models.detection import refuse_other_family
+from reca.models.finite import LATENTS, PICTURE, Watch
+from reca.models.pixels import check_size
 from reca.models.words import load_tokenizer
 
 
@@ -105,9 +107,7 @@ class BagelModel(UnifiedModel, Editor):
         Raises:
             ValueError: pictures of another size than `geometry` says.
         """
-        size = self.config.image_size
-        if tuple(pixels.shape[1:]) != (3, size, size):
-            raise ValueError(f"encode takes uint8 [B, 3, {size}, {size}], found {list(pixels.shape)}; fit the pictures")
+        check_size(pixels, self.config.image_size)
         mean, deviation = self.vae.moments(normalised(pixels.to(self.device)))
         features = self.features(resized(pixels, self.config.condition))
         return {"latent_mean": mean.float(), "latent_std": deviation.float(), "features": features.float()}
@@ -288,8 +288,9 @@ class BagelModel(UnifiedModel, Editor):
         pictures = features.shape[1] * features.shape[2] + 2 + max_new_tokens
         ids = self._collator.prompts(questions, pictures, "question")
         context = self.reader.text(self.reader.seen(self.reader.empty(len(questions)), features), ids)
-        rows, _ = self.reader.greedy(context, max_new_tokens)
-        return [self._collator.answer(row) for row in rows.tolist()]
+        watch = Watch(self.family)
+        rows, _ = self.reader.greedy(context, max_new_tokens, watch)
+        return watch.passed([self._collator.answer(row) for row in rows.tolist()])
 
     @property
     def reader(self) -> Reader:
@@ -311,8 +312,10 @@ class BagelModel(UnifiedModel, Editor):
         times = flow.time_grid(sampling.steps, self.config.sampling_shift)
         scaled = replace(guidance, text=1 + sampling.guidance)
         steps = flow.sample(velocities, torch.stack(noise).to(self.device), times, scaled)
-        tokens = cast(Tensor, deque(steps, maxlen=1)[0])
-        return to_bytes(self.vae.decode(from_patches(tokens, grid[0], grid[1], self.config.latent_patch_size)))
+        watch = Watch(self.family)
+        tokens = watch.see(LATENTS, cast(Tensor, deque(steps, maxlen=1)[0]))
+        images = self.vae.decode(from_patches(tokens, grid[0], grid[1], self.config.latent_patch_size))
+        return watch.passed(to_bytes(watch.see(PICTURE, images)))
 
     # Files
 

@@ -24,6 +24,7 @@ from reca.models.bagel.network import Predictions
 from reca.models.bagel.packing import MODES, Dropped, Marks, Picture, Split, Text, grid_positions, pack, visible
 from reca.models.bagel.recorded import recorded_config
 from reca.models.checkpoint import load_strict
+from reca.models.finite import Watch
 from reca.models.parity import Check, compare, compare_norm
 
 FORWARD = 1.5e-5
@@ -182,9 +183,8 @@ class _Case:
 
     def text_generation(self) -> Iterator[Check]:
         if "generate_text.ids" in self.outputs:
-            context = self.seen(self.reader.empty(1))
-            context = self.reader.text(context, [self.inputs["sample.text_ids"].tolist()])
-            ids, logits = self.reader.greedy(context, len(self.outputs["generate_text.ids"]))
+            context = self.reader.text(self.seen(self.reader.empty(1)), [self.inputs["sample.text_ids"].tolist()])
+            ids, logits = self.reader.greedy(context, len(self.outputs["generate_text.ids"]), Watch("bagel"))
             fed = torch.cat([torch.tensor([self.marks.begin]), ids[0, :-1]])
             yield self.same("generate_text.ids", fed)
             yield self.forward("generate_text.logits", logits[0])

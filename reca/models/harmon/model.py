@@ -27,6 +27,7 @@ from reca.config import SamplingConfig
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import built
 from reca.models.detection import refuse_other_family
+from reca.models.finite import LATENTS, PICTURE, Watch
 from reca.models.harmon import diffusion
 from reca.models.harmon.autoencoder import build_autoencoder, decode_latents, encode_pixels
 from reca.models.harmon.collation import IGNORED, Collator, padded
@@ -260,8 +261,9 @@ class HarmonModel(UnifiedModel):
         ids, mask = padded(collator.questions(questions, _named("question", questions)), collator.end)
         picture = self.network.understand(encoded["latents"].to(self.device), None).embeddings
         front = self.network.prompt(ids.to(self.device), mask.to(self.device), picture)
-        found = self.network.greedy(front, max_new_tokens, collator.end, collator.pad)
-        return [collator.answer(row) for row in found.tolist()]
+        watch = Watch(self.family)
+        found = self.network.greedy(front, max_new_tokens, collator.end, collator.pad, watch)
+        return watch.passed([collator.answer(row) for row in found.tolist()])
 
     def _draw(self, front: Prompt, seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         config, side = self.config, self.config.side
@@ -275,7 +277,9 @@ class HarmonModel(UnifiedModel):
         )
         order, noise = seeded_noise(seeds, side * side, config.mar.token_channels, plan.levels, self.device)
         (last,) = deque(draw_image(self.network, front, plan, order, noise), maxlen=1)
-        return to_bytes(decode_latents(self.vae, last.latents, config))
+        watch = Watch(self.family)
+        images = watch.see(PICTURE, decode_latents(self.vae, watch.see(LATENTS, last.latents), config))
+        return watch.passed(to_bytes(images))
 
     # Files
 

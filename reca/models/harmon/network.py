@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, LogitsProcessorList, Qwen2Config, Qwen2ForCausalLM
 
 from reca.models.attention import EAGER_BY_DEVICE
+from reca.models.finite import Watch, WatchedLogits
 from reca.models.harmon.config import HarmonConfig, LlmSizes
 from reca.models.harmon.dropout import RowDropout
 from reca.models.harmon.mar import Mar
@@ -141,7 +142,7 @@ class HarmonNetwork(nn.Module):
         return encoded + self.proj_out(states.roll(self.config.mar.buffer_size, dims=1))
 
     @torch.no_grad()
-    def greedy(self, prompt: Prompt, new_tokens: int, stop: int | None, pad: int) -> Tensor:
+    def greedy(self, prompt: Prompt, new_tokens: int, stop: int | None, pad: int, watch: Watch) -> Tensor:
         """Continue prompts greedily.
 
         Args:
@@ -149,6 +150,7 @@ class HarmonNetwork(nn.Module):
             new_tokens: number of new ids at most.
             stop: id after which a row is finished; None never ends early.
             pad: id that fills finished rows.
+            watch: sees the logits of rows that are not finished.
 
         Returns:
             int64 [B, at most new_tokens].
@@ -162,7 +164,10 @@ class HarmonNetwork(nn.Module):
         mask = prompt.mask.gather(1, order).long()
         # transformers types `generate` against a protocol that its own models do not meet.
         generate = self.llm.generate  # pyright: ignore[reportAttributeAccessIssue]
-        return generate(inputs_embeds=embeddings, attention_mask=mask, generation_config=settings)
+        seeing = LogitsProcessorList([WatchedLogits(watch, stop)])
+        return generate(
+            inputs_embeds=embeddings, attention_mask=mask, generation_config=settings, logits_processor=seeing
+        )
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reca.models.base import Task
 from reca.models.checkpoint import load_strict
+from reca.models.finite import Watch
 from reca.models.harmon import diffusion, pixels
 from reca.models.harmon.autoencoder import decode_latents, encode_pixels, image_moments, published_state
 from reca.models.harmon.collation import IGNORED
@@ -245,7 +246,7 @@ class _Case:
             "caption.prefill_logits", self.network.llm.lm_head(self.network.states(front)[:, -1]), STATES
         )
         count = self.outputs["caption.tokens"].shape[1]
-        yield from self.same("caption.tokens", self.network.greedy(front, count, None, int(ids[0, 0])))
+        yield from self.same("caption.tokens", self.network.greedy(front, count, None, int(ids[0, 0]), Watch("harmon")))
 
     def generation(self, group: str) -> Iterator[Check]:
         settings, order = self.settings["model"][group], self.inputs[f"{group}.order"]

@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers import DynamicCache, LlamaModel
 
 from reca.models.attention import additive
+from reca.models.finite import ANSWER, CODES, Watch
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def draw_codes(
     positions: int,
     guidance: float,
     temperature: float,
+    watch: Watch,
 ) -> Tensor:
     """Draw the codes of pictures one after another, int64 [B, positions].
 
@@ -95,6 +97,7 @@ def draw_codes(
         positions: N.
         guidance: 0 for none.
         temperature: softmax temperature.
+        watch: sees the guided logits.
     """
     drawn: list[Tensor] = []
     for number, draw in zip(range(positions), draws, strict=False):
@@ -102,6 +105,7 @@ def draw_codes(
         if guidance:
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + (1 + guidance) * (conditional - unconditional)
+        watch.see(CODES, logits)
         if temperature > 0:
             logits = (logits / temperature).softmax(dim=-1) / draw.to(logits.device)
         drawn.append(logits.argmax(dim=-1))
@@ -111,13 +115,20 @@ def draw_codes(
 
 
 def greedy(
-    stream: Stream, head: Callable[[Tensor], Tensor], embed: Callable[[Tensor], Tensor], new_tokens: int, stop: int
+    stream: Stream,
+    head: Callable[[Tensor], Tensor],
+    embed: Callable[[Tensor], Tensor],
+    new_tokens: int,
+    stop: int,
+    watch: Watch,
 ) -> Tensor:
-    """Most probable words, int64 [B, at most new_tokens]; what follows a sequence's `stop` is meaningless."""
+    """Most probable words, int64 [B, at most new_tokens]; what follows a sequence's `stop` is meaningless and is not
+    shown to `watch`.
+    """
     words: list[Tensor] = []
     finished = torch.zeros(stream.last.shape[0], dtype=torch.bool, device=stream.last.device)
     for number in range(new_tokens):
-        words.append(head(stream.last).argmax(dim=-1))
+        words.append(watch.see(ANSWER, head(stream.last), ~finished).argmax(dim=-1))
         finished |= words[-1] == stop
         if number == new_tokens - 1 or bool(finished.all()):
             break

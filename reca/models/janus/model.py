@@ -38,6 +38,7 @@ from reca.models.attention import BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import built, find_weights, load_strict
 from reca.models.detection import refuse_other_family
+from reca.models.finite import PICTURE, Watch
 from reca.models.janus.collation import IGNORED, Collator
 from reca.models.janus.config import Processing, sizes_of
 from reca.models.janus.decoding import Prefix, Stream, draw_codes, greedy, seeded_draws, stacked, states
@@ -234,12 +235,19 @@ class JanusProModel(UnifiedModel):
         """Greedy answers, without the end mark."""
         asked = self._collator.questions(questions, max_new_tokens)
         batch = self._on_device({**asked, "features": encoded["features"].float()})
-        stream = Stream(self.language, self.prefix(batch))
-        words = greedy(stream, self.janus.lm_head, self.language.embed_tokens, max_new_tokens, self._marks.end)
-        return [self._collator.answer(row) for row in words.tolist()]
+        stream, watch = Stream(self.language, self.prefix(batch)), Watch(self.family)
+        head, embed = self.janus.lm_head, self.language.embed_tokens
+        words = greedy(stream, head, embed, max_new_tokens, self._marks.end, watch)
+        return watch.passed([self._collator.answer(row) for row in words.tolist()])
 
     def drawn_codes(
-        self, prefix: Prefix, captions: Batch, draws: Iterable[Tensor], guidance: float, temperature: float
+        self,
+        prefix: Prefix,
+        captions: Batch,
+        draws: Iterable[Tensor],
+        guidance: float,
+        temperature: float,
+        watch: Watch,
     ) -> Tensor:
         """Codes int64 [B, N] of pictures that follow `prefix`; see `draw_codes`.
 
@@ -249,6 +257,7 @@ class JanusProModel(UnifiedModel):
             draws: float32 [B, K] for every position, Exp(1).
             guidance: 0 for none.
             temperature: softmax temperature.
+            watch: sees the guided logits.
         """
         if guidance:
             bare = self.prefix({"ids": self.without_text(captions), "mask": captions["mask"]})
@@ -256,12 +265,12 @@ class JanusProModel(UnifiedModel):
         embed = self.janus.prepare_embeddings_for_image_generation
         head = self.janus.model.generation_head
         stream = Stream(self.language, prefix)
-        return draw_codes(stream, head, embed, draws, self.sizes.codes, guidance, temperature)
+        return draw_codes(stream, head, embed, draws, self.sizes.codes, guidance, temperature, watch)
 
     def _draw(self, prefix: Prefix, captions: Batch, seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
-        draws = seeded_draws(seeds, self.sizes.codebook)
-        codes = self.drawn_codes(prefix, captions, draws, sampling.guidance, sampling.temperature)
-        return to_bytes(decoded(self.janus.model.vqmodel, codes))
+        draws, watch = seeded_draws(seeds, self.sizes.codebook), Watch(self.family)
+        codes = self.drawn_codes(prefix, captions, draws, sampling.guidance, sampling.temperature, watch)
+        return watch.passed(to_bytes(watch.see(PICTURE, decoded(self.janus.model.vqmodel, codes))))
 
     # Files
 

@@ -31,6 +31,7 @@ from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, Un
 from reca.models.checkpoint import built, joined, write_tensors
 from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
+from reca.models.finite import LATENTS, PICTURE, Watch
 from reca.models.openuni.config import OpenUniConfig
 from reca.models.openuni.connector import build_connector, build_projector, ends
 from reca.models.openuni.files import load_weights, read_config, write_config
@@ -38,7 +39,7 @@ from reca.models.openuni.flow import Noised, add_noise, denoise, seeded_noise
 from reca.models.openuni.prompts import Prompter, Prompts
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, load_tokenizer
 from reca.models.openuni.understanding import InternVL, published_state
-from reca.models.pixels import check_size
+from reca.models.pixels import check_size, to_bytes
 
 
 @dataclass(frozen=True)
@@ -254,8 +255,9 @@ class OpenUniModel(UnifiedModel):
         prompts = prompter.questions(questions, [f"question {number}" for number in range(len(questions))])
         ids, features = prompts.ids.to(self.device), encoded["features"].float().to(self.device)
         embeddings = self.lmm.embed(ids, features, self.config.image_context_id)
-        rows = self.lmm.continue_greedily(embeddings, prompts.mask.to(self.device), max_new_tokens, prompter.turn_end)
-        return [prompter.answer(row) for row in rows.tolist()]
+        mask, watch = prompts.mask.to(self.device), Watch(self.family)
+        rows = self.lmm.continue_greedily(embeddings, mask, max_new_tokens, prompter.turn_end, watch)
+        return watch.passed([prompter.answer(row) for row in rows.tolist()])
 
     def guided_velocity(self, context: Tensor, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
         """Velocity (1 + g) * conditional - g * unconditional.
@@ -289,8 +291,10 @@ class OpenUniModel(UnifiedModel):
         noise = seeded_noise(seeds, (self.config.sana.in_channels, side, side)).to(self.device)
         steps = denoise(self.guided_velocity(context, sampling.guidance), noise, sampling.steps, self.config.flow)
         (last,) = deque(steps, maxlen=1)
-        (images,) = self.vae.decode(last.after / self.config.vae.scaling_factor, return_dict=False)
-        return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        watch = Watch(self.family)
+        latents = watch.see(LATENTS, last.after) / self.config.vae.scaling_factor
+        (images,) = self.vae.decode(latents, return_dict=False)
+        return watch.passed(to_bytes(watch.see(PICTURE, images)))
 
     # Files
 

@@ -10,9 +10,16 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import InternVLVisionConfig, InternVLVisionModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    InternVLVisionConfig,
+    InternVLVisionModel,
+    LogitsProcessorList,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from reca.models.checkpoint import Target
+from reca.models.finite import Watch, WatchedLogits
 from reca.models.openuni.config import LanguageSizes, OpenUniConfig, VisionSizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -81,7 +88,7 @@ class InternVL(nn.Module):
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
 
-    def continue_greedily(self, embeddings: Tensor, mask: Tensor, new_tokens: int, stop: int) -> Tensor:
+    def continue_greedily(self, embeddings: Tensor, mask: Tensor, new_tokens: int, stop: int, watch: Watch) -> Tensor:
         """Ids int64 [B, at most new_tokens] that follow left-padded sequences; after `stop` they are all `stop`.
 
         Args:
@@ -89,11 +96,17 @@ class InternVL(nn.Module):
             mask: bool [B, L], True on what is no pad.
             new_tokens: number of new ids at most.
             stop: id that ends a sequence.
+            watch: sees the logits of sequences that have not ended.
         """
         model: Any = self.language_model
-        ends = {"eos_token_id": stop, "pad_token_id": stop}
         return model.generate(
-            inputs_embeds=embeddings, attention_mask=mask.long(), max_new_tokens=new_tokens, do_sample=False, **ends
+            inputs_embeds=embeddings,
+            attention_mask=mask.long(),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=stop,
+            logits_processor=LogitsProcessorList([WatchedLogits(watch, stop)]),
         )
 
 

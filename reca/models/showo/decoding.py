@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, PhiForCausalLM
 
 from reca.models.attention import additive
+from reca.models.finite import ANSWER, Watch
 from reca.models.showo.config import Vocabulary
 
 
@@ -51,7 +52,9 @@ def picture_logits(phi: PhiForCausalLM, layout: Layout, vocabulary: Vocabulary) 
     return logits
 
 
-def greedy(phi: PhiForCausalLM, layout: Layout, lengths: Tensor, new_tokens: int, stop: int | None) -> Tensor:
+def greedy(
+    phi: PhiForCausalLM, layout: Layout, lengths: Tensor, new_tokens: int, stop: int | None, watch: Watch
+) -> Tensor:
     """Continue right-padded sequences greedily. Pads are hidden and new positions count from each sequence's own end.
 
     Args:
@@ -60,6 +63,7 @@ def greedy(phi: PhiForCausalLM, layout: Layout, lengths: Tensor, new_tokens: int
         lengths: int64 [B], valid length of each.
         new_tokens: number of new ids at most.
         stop: id after which a sequence counts as finished; decoding ends when all are. None never ends early.
+        watch: sees the logits of sequences that are not finished.
 
     Returns:
         int64 [B, at most new_tokens]; what follows a sequence's `stop` id is meaningless.
@@ -73,7 +77,7 @@ def greedy(phi: PhiForCausalLM, layout: Layout, lengths: Tensor, new_tokens: int
     finished = torch.zeros(batch, dtype=torch.bool, device=lengths.device)
     ids: list[Tensor] = []
     for number in range(new_tokens):
-        ids.append(phi.lm_head(state).argmax(dim=-1))
+        ids.append(watch.see(ANSWER, phi.lm_head(state), ~finished).argmax(dim=-1))
         finished |= ids[-1] == (-1 if stop is None else stop)
         if number == new_tokens - 1 or bool(finished.all()):
             break

@@ -28,6 +28,7 @@ from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, Un
 from reca.models.checkpoint import built
 from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
+from reca.models.finite import CODES, PICTURE, Watch
 from reca.models.pixels import check_size, from_bytes, to_bytes
 from reca.models.showo import files, masks, sequences
 from reca.models.showo.collation import Collator
@@ -259,9 +260,9 @@ class ShowoModel(UnifiedModel):
         """Greedy answers, without the end mark."""
         batch, lengths = self._collator.questions(self._collator.understanding_features(encoded), questions)
         _, layout = self.understanding({name: value.to(self.device) for name, value in batch.items()})
-        stop = self.vocabulary.end_of_text
-        rows = greedy(self.showo, layout, lengths.to(self.device), max_new_tokens, stop)
-        return [self._collator.answer(row) for row in rows.tolist()]
+        watch, stop = Watch(self.family), self.vocabulary.end_of_text
+        rows = greedy(self.showo, layout, lengths.to(self.device), max_new_tokens, stop, watch)
+        return watch.passed([self._collator.answer(row) for row in rows.tolist()])
 
     def guided_logits(self, layout: Layout, guidance: float) -> Callable[[Tensor, Tensor], Tensor]:
         """Logits (1 + g) * conditional - g * unconditional of the picture at the end of `layout`, over the image codes.
@@ -287,10 +288,13 @@ class ShowoModel(UnifiedModel):
     def _draw(self, layout: Layout, seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         shape = (len(seeds), self.config.image_tokens)
         draws = seeded_draws(seeds, sampling.steps, shape[1], self.vocabulary.codes)
-        logits = self.guided_logits(layout, sampling.guidance)
-        steps = unmask(logits, draws, shape, sampling.steps, sampling.temperature, self.device)
-        (last,) = deque(steps, maxlen=1)
-        return to_bytes(self.magvit.decode(last.codes))
+        watch, logits = Watch(self.family), self.guided_logits(layout, sampling.guidance)
+
+        def seen(codes: Tensor, hidden: Tensor) -> Tensor:
+            return watch.see(CODES, logits(codes, hidden))
+
+        (last,) = deque(unmask(seen, draws, shape, sampling.steps, sampling.temperature, self.device), maxlen=1)
+        return watch.passed(to_bytes(watch.see(PICTURE, self.magvit.decode(last.codes))))
 
     # Files
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from reca.models.base import LossTerm
 from reca.models.checkpoint import load_strict
 from reca.models.errors import CheckpointError
+from reca.models.finite import Watch
 from reca.models.parity import Check, compare, compare_norm
 from reca.models.showo import masks, sequences
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
@@ -202,7 +203,9 @@ class _Case:
             batch = {name: value[:1] for name, value in self.conversation().items()}
             batch |= {name: batch[name][:, :cut] for name in ("text", "labels")}
             tokens, layout = self.model.understanding(batch)
-            found = greedy(self.model.showo, layout, torch.tensor([tokens.ids.shape[1]]), len(expected), None)[0]
+            found = greedy(
+                self.model.showo, layout, torch.tensor([tokens.ids.shape[1]]), len(expected), None, Watch("showo")
+            )[0]
             checks += self.same("mmu.greedy_tokens", found)
         yield min(checks, key=lambda check: check.error)
 
