@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from reca.evaluation import gedit, imgedit, wise
+from reca.evaluation import gedit, imgedit, wise, wise_editions
 from reca.evaluation.dpgbench import DPGBench, Question, question_of
 from reca.evaluation.geneval import GenEvalError, read_prompts
 from reca.evaluation.geneval_benchmark import GenEval
@@ -58,6 +58,7 @@ class WiseRow(msgspec.Struct, frozen=True):
     prompt_id: int
     prompt: str = msgspec.field(name="Prompt")
     explanation: str = msgspec.field(name="Explanation")
+    category: str = msgspec.field(name="Category", default="")
 
 
 def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenEval:
@@ -202,27 +203,30 @@ def read_wise(urls: Sequence[str], rewritten: bool = False) -> wise.Wise:
         rewritten: whether these are the files with rewritten prompts.
 
     Raises:
-        BenchmarkError: when a file is missing or malformed, or an id stands twice or is outside 1 to 1000.
+        BenchmarkError: when a file is missing or malformed, an id stands twice or is outside 1 to 1000, or the prompts
+            are those of another edition.
     """
-    return wise.Wise(_wise_items(urls, wise.FIRST_IDS), rewritten)
+    return wise.Wise(_wise_items(urls, "rewritten" if rewritten else ""), rewritten)
 
 
 def read_wise_verified(urls: Sequence[str]) -> wise.WiseVerified:
     """The verified edition of WISE; errors as `read_wise`."""
-    return wise.WiseVerified(_wise_items(urls, wise.VERIFIED_IDS))
+    return wise.WiseVerified(_wise_items(urls, "verified"))
 
 
-def _wise_items(urls: Sequence[str], last_ids: Sequence[int]) -> tuple[Item[wise.Prompt], ...]:
+def _wise_items(urls: Sequence[str], edition: str) -> tuple[Item[wise.Prompt], ...]:
     placed = [placed for url in urls for placed in read_records(url, WiseRow, WISE_SOURCE)]
     placed.sort(key=lambda pair: pair[1].prompt_id)
     unique([row.prompt_id for _, row in placed], [f"{place} (prompt_id {row.prompt_id})" for place, row in placed])
     items: list[Item[wise.Prompt]] = []
     for place, row in placed:
-        group = wise.category(row.prompt_id, last_ids)
+        group = wise.category(row.prompt_id, wise_editions.LAST_IDS[edition])
         if group is None:
-            raise BenchmarkError(f"{place}: prompt_id {row.prompt_id} is outside 1 to {last_ids[-1]}")
+            raise BenchmarkError(f"{place}: prompt_id {row.prompt_id} is outside 1 to {wise.FIRST_IDS[-1]}")
         asked = wise.Prompt(row.prompt_id, row.prompt, row.explanation)
         items.append(Item(str(row.prompt_id), group, row.prompt, asked, (f"{row.prompt_id}.png",)))
+    told = [wise_editions.Row(place, row.prompt_id, row.prompt, row.category) for place, row in placed]
+    wise_editions.check_edition(told, edition, WISE_SOURCE)
     return some(", ".join(urls), items, WISE_SOURCE)
 
 
