@@ -26,7 +26,11 @@ from reca.models import unknown_family
 
 @pipeline
 def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
-    """Draw (or take) the pictures of every benchmark, judge them, form totals and differences, and report."""
+    """Draw (or take) the pictures of every benchmark, judge them, form totals and differences, and report.
+
+    Files of prompts, questions and judge prompts are read here already: what is wrong with one is said before anything
+    starts, and not when all pictures are drawn.
+    """
     benchmarks = chosen(recipe)
     sides = sides_of(recipe, several=len(benchmarks) > 1)
     judged: list[Judged] = []
@@ -42,6 +46,8 @@ def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
             stage = compare.named(f"compare {name}")
             compared.append(stage(rows[0], rows[1], bench.source, bench.prompts, bench.reading, recipe.bootstrap))
         judged += rows
+        # After the stages are declared: these name what is missing with its setting.
+        bench.check()
     labels = tuple(side.label for side in sides)
     family = "" if recipe.images else recipe.model.family
     return report(labels, tuple(judged), tuple(totals), tuple(compared), recipe.name, family)
