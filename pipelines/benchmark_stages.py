@@ -302,7 +302,8 @@ def report(
     (ctx.output / "tables.md").write_text(markdown(sections, title), encoding="utf-8")
     (ctx.output / "report.html").write_text(page(sections, title), encoding="utf-8")
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
-    ctx.progress(", ".join(f"{name} {value}" for name, value in scores.items()))
+    for side in (side for section in sections for side in section.sides):
+        ctx.progress(f"{side.label}: {side.totals.benchmark} {side.totals.score()} (judge: {side.totals.judge})")
     return BenchmarkReport.of(scores=scores)
 
 

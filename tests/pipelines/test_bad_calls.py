@@ -201,6 +201,16 @@ def test_sides_are_compared_over_what_both_have(recipe: BenchmarkRecipe, sets: P
     first.unlink()
     found = scored(recipe, "wise", tmp_path / "one", tmp_path / "fewer", compare=str(tmp_path / "two"))
     assert (found["differences"]["pictures"], found["differences"]["left_out"]) == (1, 1)
+    page = (tmp_path / "fewer/5/report.html").read_text()
+    # Both sides of an item in one card: the second item has both pictures, the first, which comes after it, one.
+    second, first_item = page.split('class="card"')[1:]
+    assert [text in second for text in ("<p>2: p</p>", "<b>one</b>", "<b>two</b>", "no picture")] == [True] * 3 + [
+        False
+    ]
+    assert second.count("data:image") == 2
+    assert (
+        first_item.index("<b>one</b><br>no picture") < first_item.index("data:image") < first_item.index("<b>two</b>")
+    )
     last.unlink()
     with pytest.raises(ValueError, match="no picture is scored on both sides; score both on the same items"):
         scored(recipe, "wise", tmp_path / "one", tmp_path / "none", compare=str(tmp_path / "two"))
