@@ -97,6 +97,23 @@ def published() -> BenchmarkRecipe:
     return BenchmarkRecipe(name="published")
 
 
+EXAMPLES = """\
+with what is in this project (from its folder; the questions are made up, and no published set):
+  python -m reca.evaluation.sample sample
+  python pipelines/evaluate.py run --model showo --checkpoint checkpoints/tiny_showo --benchmarks gqa \\
+      --set gqa.questions=sample/questions.json --set gqa.images=sample/pictures --context workers=1
+  python pipelines/evaluate.py plan --model janus --checkpoint checkpoints/tiny_janus --benchmarks gqa \\
+      --set gqa.questions=sample/questions.json --set gqa.images=sample/pictures
+  python pipelines/evaluate.py show
+
+with published files, whose places stand in capitals (docs/benchmarks.md says where to get them):
+  python pipelines/evaluate.py run --model bagel --checkpoint DIR --benchmarks geneval --set geneval.prompts=FILE
+  python pipelines/evaluate.py run --images DIR --benchmarks wise --set wise.prompts=DIR \\
+      --set wise.judge_prompt=FILE --set judge.model=NAME --context base_url=URL
+  python pipelines/evaluate.py run --model showo --compare BEFORE AFTER --benchmarks geneval,mme \\
+      --set geneval.prompts=FILE --set mme.folder=DIR"""
+
+
 RECIPES: Mapping[str, Callable[[], BenchmarkRecipe]] = {"published": published}
 
 
@@ -131,4 +148,4 @@ def set_words(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution(), check))
+    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution(), check, EXAMPLES))
