@@ -303,7 +303,9 @@ def report(
     (ctx.output / "report.html").write_text(page(sections, title), encoding="utf-8")
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
     for side in (side for section in sections for side in section.sides):
-        ctx.progress(f"{side.label}: {side.totals.benchmark} {side.totals.score()} (judge: {side.totals.judge})")
+        score = side.totals.score()
+        value = "no score" if score is None else f"{score:.4g}"
+        ctx.progress(f"{side.label}, {side.totals.benchmark}: {value} (judge: {side.totals.judge})")
     return BenchmarkReport.of(scores=scores)
 
 
