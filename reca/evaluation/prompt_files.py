@@ -6,6 +6,7 @@ the file, what was expected, and where to get the right file.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import msgspec
 
@@ -23,6 +24,9 @@ IMGEDIT_SOURCE = "Benchmark/Basic of github PKU-YuanGroup/ImgEdit"
 UGE_SOURCE = "Benchmark/UGE/uge_edit.json of github PKU-YuanGroup/ImgEdit"
 GEDIT_SOURCE = "the data set stepfun-ai/GEdit-Bench on the Hugging Face hub (hf://datasets/stepfun-ai/GEdit-Bench/...)"
 WISE_SOURCE = "data or data_verified of github PKU-YuanGroup/WISE"
+
+LONGEST_SHORT, PHOTO = 40, "a photo of"
+"""The 553 original prompts of GenEval have 5 to 12 words and begin so; the long ones of RecA have 70 to 132."""
 
 DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 
@@ -70,7 +74,8 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
         long_prompts: whether the prompts are the rewritten ones.
 
     Raises:
-        BenchmarkError: when the file is missing, malformed or empty, or holds a specification twice.
+        BenchmarkError: when the file is missing, malformed or empty, holds a specification twice, or holds prompts of
+            the other kind.
     """
     try:
         numbered = read_prompts(read_text(url, GENEVAL_SOURCE).split("\n"))
@@ -78,6 +83,7 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
         raise BenchmarkError(f"{url}: {error}; get {GENEVAL_SOURCE}") from error
     prompts = list(numbered.values())
     unique(prompts, [f"{url}, line {number}" for number in numbered])
+    _check_length(url, [prompt.prompt for prompt in prompts], long_prompts)
     items = [
         Item(
             key=f"{number:05d}",
@@ -89,6 +95,24 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
         for number, prompt in enumerate(prompts)
     ]
     return GenEval(some(url, items, GENEVAL_SOURCE), long_prompts=long_prompts)
+
+
+def _check_length(url: str, prompts: Sequence[str], long_prompts: bool) -> None:
+    """Refuse long prompts as the original ones, and the other way round: long prompts lift scores.
+
+    Sets of other people are let pass unless they plainly are of the other kind.
+    """
+    words = median([len(prompt.split()) for prompt in prompts] or [0])
+    if not long_prompts and words > LONGEST_SHORT:
+        raise BenchmarkError(
+            f"{url}: half of the prompts have {words:g} words or more, the original ones at most 12; these are long "
+            "prompts, an edition of their own: set geneval.long_prompts=true"
+        )
+    if long_prompts and len(prompts) == GenEval.published and all(text.startswith(PHOTO) for text in prompts):
+        raise BenchmarkError(
+            f"{url}: every prompt begins with '{PHOTO}', as the original ones do and no long one does; set "
+            "geneval.long_prompts=false"
+        )
 
 
 def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str | None = None) -> DPGBench:
