@@ -16,13 +16,14 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import CLIPConfig, CLIPModel, Mask2FormerConfig, SwinConfig
 
+from reca.evaluation.class_words import read_names
 from reca.evaluation.colors import ColorReader, cutout
 from reca.evaluation.deformable import LibraryAttention
 from reca.evaluation.detector import Detector, DetectorNetwork, Found, fitted, padded, tight_boxes
 from reca.evaluation.geneval import Options, Prompt, Requirement
 from reca.evaluation.geneval import judge as verdict
 from reca.evaluation.geneval_benchmark import Sighting, detections
-from reca.evaluation.geneval_judge import GenEvalJudge, read_names, to_color
+from reca.evaluation.geneval_judge import GenEvalJudge, to_color
 
 SIDE = 512
 REPEATS = 5

@@ -73,12 +73,34 @@ class Chosen:
         reading: how they are read.
         judge: calls the stages that give its records.
         prompts: judge prompts; None where there are none.
+        names: class words of GenEval's detector; None takes COCO's.
+        drawn: whether it is about pictures that a model draws, which may take hours.
     """
 
     source: External
     reading: Reading
     judge: Callable[[Side], Judged]
     prompts: External | None = None
+    names: External | None = None
+    drawn: bool = True
+
+    def check(self) -> None:
+        """Refuse files that would stop a stage after pictures are drawn. Questions about given pictures are left out:
+        the stage that reads them is the first one.
+
+        Raises:
+            SettingsError: naming file and place, and where to get the right one.
+        """
+        from reca.evaluation.checking import check_files
+        from reca.evaluation.records import BenchmarkError
+
+        if not self.drawn:
+            return
+        prompts, names = (external.place if external else "" for external in (self.prompts, self.names))
+        try:
+            check_files(self.reading, self.source.place, prompts, names)
+        except BenchmarkError as error:
+            raise SettingsError(str(error)) from error
 
 
 def geneval(recipe: BenchmarkRecipe) -> Chosen:
@@ -86,6 +108,7 @@ def geneval(recipe: BenchmarkRecipe) -> Chosen:
     config = recipe.geneval
     source = needed(config.prompts, "geneval.prompts", "evaluation_metadata.jsonl of github djghosh13/geneval")
     reading = Reading("geneval", config.samples, "long" if config.long_prompts else "")
+    names = needed(config.object_names, "geneval.object_names", NAMES) if config.object_names else None
 
     def judge(side: Side) -> Judged:
         return judge_geneval.named(f"judge geneval, {side.label}")(
@@ -93,13 +116,13 @@ def geneval(recipe: BenchmarkRecipe) -> Chosen:
             source,
             weights_at(config.detector),
             weights_at(config.clip),
-            needed(config.object_names, "geneval.object_names", NAMES) if config.object_names else None,
+            names,
             reading,
             config.detector_scale,
             config.judge_batch,
         )
 
-    return Chosen(source, reading, judge)
+    return Chosen(source, reading, judge, names=names)
 
 
 def dpgbench(recipe: BenchmarkRecipe) -> Chosen:
@@ -255,7 +278,7 @@ def answered(
         stage = ask.named(f"ask {reading.benchmark}, {side.label}")
         return stage(side.model, source, images, reading, config.batch_size, config.max_new_tokens, config.suffix)
 
-    return Chosen(source, reading, judge)
+    return Chosen(source, reading, judge, drawn=False)
 
 
 BENCHMARKS: Mapping[str, Callable[[BenchmarkRecipe], Chosen]] = {

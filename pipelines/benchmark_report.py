@@ -52,6 +52,12 @@ class Section:
     family: str = ""
 
     @property
+    def pictures(self) -> dict[str, list[Shown | None]]:
+        """Shown pictures by item, one for each side in its order; None where a side has none of the item."""
+        found = [{shown.item: shown for shown in side.gallery} for side in self.sides]
+        return {item: [gallery.get(item) for gallery in found] for item in dict.fromkeys(i for g in found for i in g)}
+
+    @property
     def title(self) -> str:
         """Name that may stand beside the numbers: that of the side with the most against it."""
         return min(self.sides, key=lambda side: side.totals.complete).totals.benchmark
@@ -122,14 +128,16 @@ def data_uri(jpeg: bytes) -> str:
 def tables(section: Section) -> Iterator[Table]:
     """The tables of a benchmark: the number with all that must be read beside it, each measure by group, settings."""
     heading = ("", "score", INTERVAL, "official script", "at least", "items", "pictures", "unscored", "missing")
-    yield Table("Score", (*heading, "judge"), tuple(_headline(side) for side in section.sides))
+    yield Table(f"{section.title}: score", (*heading, "judge"), tuple(_headline(side) for side in section.sides))
     measures = dict.fromkeys(m for side in section.sides for m in side.totals.strict | side.totals.official)
     for measure in measures:
         yield _measure_table(section, measure)
     names = list(dict.fromkeys(name for side in section.sides for name in side.totals.settings))
     if names:
         rows = ((name, *(str(side.totals.settings.get(name, "")) for side in section.sides)) for name in names)
-        yield Table("Settings", ("", *(side.label for side in section.sides)), tuple(rows), words=True)
+        yield Table(
+            f"{section.title}: settings", ("", *(side.label for side in section.sides)), tuple(rows), words=True
+        )
     yield from _paper_table(section)
 
 
@@ -199,7 +207,7 @@ def _measure_table(section: Section, measure: str) -> Table:
             cells += ["" if change is None else f"{change.value:+.3f}", _interval(change)]
         cells += [_number(official.get(group)) for _, official in pairs]
         rows.append(tuple(cells))
-    return Table(f"By group: {measure}", tuple(heading), tuple(rows))
+    return Table(f"{section.title}: {measure} by group", tuple(heading), tuple(rows))
 
 
 def _paper_table(section: Section) -> Iterator[Table]:

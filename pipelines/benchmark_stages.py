@@ -9,7 +9,7 @@ from pipelines.artifacts import Checkpoint, Trained
 from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Drawn, Judged, Totalled
 from pipelines.dsl import External, Resources, SettingsError, StageContext, stage
 from pipelines.stages import encoders, load_artifact
-from reca.evaluation.run_config import NO_ENDPOINT, DrawingConfig, JudgeConfig, JudgingExecution, Reading
+from reca.evaluation.run_config import DrawingConfig, JudgeConfig, JudgingExecution, Reading
 from reca.models.sources import hub_name, local_checkpoint
 
 if TYPE_CHECKING:
@@ -99,11 +99,9 @@ def judge_geneval(
     """See the objects and colours of every picture and decide by GenEval's rules; finished batches are kept."""
     from reca.evaluation.catalog import SHAPES, read_benchmark
     from reca.evaluation.gallery import save_gallery
-    from reca.evaluation.geneval_judge import check_names, read_names
     from reca.evaluation.looking import look
 
     bench = read_benchmark(reading, source.place)
-    check_names([item.asked for item in bench.items], read_names(names.place if names else ""))
     found = pictures_of(bench, pictures)
     load = partial(load_geneval_judge, detector=detector, clip=clip, names=names, scale=scale)
     work = f"{ctx.work_uri}/records"
@@ -141,13 +139,20 @@ def judge_dpgbench(
 
 
 def endpoint_named(execution: JudgingExecution) -> Resources:
-    """What the endpoint needs of this cluster: nothing but its address, without which no picture is to be drawn.
+    """What the endpoint needs of this cluster: nothing but its address and its key, without which no picture is to be
+    drawn.
 
     Raises:
-        SettingsError: when no address is given.
+        SettingsError: when no address is given, the key's variable is not set here, or a spending cap has no prices.
     """
-    if not execution.base_url:
-        raise SettingsError(NO_ENDPOINT)
+    from reca.evaluation.endpoint import client_of
+    from reca.evaluation.judge_client import JudgeError
+    from reca.evaluation.records import BenchmarkError
+
+    try:
+        client_of(JudgeConfig(), execution, "")
+    except (BenchmarkError, JudgeError) as error:
+        raise SettingsError(str(error)) from error
     return Resources(cpus=0)
 
 
@@ -171,7 +176,8 @@ def judge_endpoint(
     bench = read_benchmark(reading, source.place, words)
     found = pictures_of(bench, pictures)
     check_cells(pictures, found, cell)
-    client = client_of(judge, ctx.execution, f"{ctx.work_uri}/replies")
+    # In the store, for all stages: what was asked once is not asked again by changed rules or another set of prompts.
+    client = client_of(judge, ctx.execution, f"{ctx.run.store or ctx.work_uri}/replies")
     beside = originals.place if originals else found.folder
     records = judge_all(reading.benchmark, bench, client, found, words, beside, judge, cell)
     ctx.progress("asked", requests=client.requests, reused=client.reused, cost=client.cost)
@@ -296,7 +302,10 @@ def report(
     (ctx.output / "tables.md").write_text(markdown(sections, title), encoding="utf-8")
     (ctx.output / "report.html").write_text(page(sections, title), encoding="utf-8")
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
-    ctx.progress(", ".join(f"{name} {value}" for name, value in scores.items()))
+    for side in (side for section in sections for side in section.sides):
+        score = side.totals.score()
+        value = "no score" if score is None else f"{score:.4g}"
+        ctx.progress(f"{side.label}, {side.totals.benchmark}: {value} (judge: {side.totals.judge})")
     return BenchmarkReport.of(scores=scores)
 
 

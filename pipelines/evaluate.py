@@ -26,7 +26,11 @@ from reca.models import unknown_family
 
 @pipeline
 def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
-    """Draw (or take) the pictures of every benchmark, judge them, form totals and differences, and report."""
+    """Draw (or take) the pictures of every benchmark, judge them, form totals and differences, and report.
+
+    Files of prompts, questions and judge prompts are read here already: what is wrong with one is said before anything
+    starts, and not when all pictures are drawn.
+    """
     benchmarks = chosen(recipe)
     sides = sides_of(recipe, several=len(benchmarks) > 1)
     judged: list[Judged] = []
@@ -42,6 +46,8 @@ def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
             stage = compare.named(f"compare {name}")
             compared.append(stage(rows[0], rows[1], bench.source, bench.prompts, bench.reading, recipe.bootstrap))
         judged += rows
+        # After the stages are declared: these name what is missing with its setting.
+        bench.check()
     labels = tuple(side.label for side in sides)
     family = "" if recipe.images else recipe.model.family
     return report(labels, tuple(judged), tuple(totals), tuple(compared), recipe.name, family)
@@ -91,6 +97,23 @@ def published() -> BenchmarkRecipe:
     return BenchmarkRecipe(name="published")
 
 
+EXAMPLES = """\
+with what is in this project (from its folder; the questions are made up, and no published set):
+  python -m reca.evaluation.sample sample
+  python pipelines/evaluate.py run --model showo --checkpoint checkpoints/tiny_showo --benchmarks gqa \\
+      --set gqa.questions=sample/questions.json --set gqa.images=sample/pictures --context workers=1
+  python pipelines/evaluate.py plan --model janus --checkpoint checkpoints/tiny_janus --benchmarks gqa \\
+      --set gqa.questions=sample/questions.json --set gqa.images=sample/pictures
+  python pipelines/evaluate.py show
+
+with published files, whose places stand in capitals (docs/benchmarks.md says where to get them):
+  python pipelines/evaluate.py run --model bagel --checkpoint DIR --benchmarks geneval --set geneval.prompts=FILE
+  python pipelines/evaluate.py run --images DIR --benchmarks wise --set wise.prompts=DIR \\
+      --set wise.judge_prompt=FILE --set judge.model=NAME --context base_url=URL
+  python pipelines/evaluate.py run --model showo --compare BEFORE AFTER --benchmarks geneval,mme \\
+      --set geneval.prompts=FILE --set mme.folder=DIR"""
+
+
 RECIPES: Mapping[str, Callable[[], BenchmarkRecipe]] = {"published": published}
 
 
@@ -125,4 +148,4 @@ def set_words(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution(), check))
+    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution(), check, EXAMPLES))

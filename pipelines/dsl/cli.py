@@ -40,6 +40,7 @@ def main(
     argv: Sequence[str] | None = None,
     execution: object | None = None,
     check: Callable[[R, Any], None] | None = None,
+    examples: str = "",
 ) -> int:
     """Run the command line of a pipeline.
 
@@ -50,12 +51,13 @@ def main(
         argv: words after the program's name (default: `sys.argv[1:]`).
         execution: default context, a frozen dataclass; `--context name=value` changes it.
         check: takes recipe and context, and raises `SettingsError` for what could never work; nothing is started then.
+        examples: calls shown in the help; empty shows calls that fit every pipeline whose recipes need no more words.
 
     Returns:
         Exit status: 0 done, 1 a stage failed or the store is not intact, 2 the call is wrong, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(pipeline, recipes, default).parse_args(words)
+    arguments = _parser(pipeline, recipes, default, examples).parse_args(words)
     try:
         job = _Job(pipeline, recipes, default, arguments, execution or NoContext(), words)
         if check is not None:
@@ -243,22 +245,27 @@ def _first_number(recipe: Any) -> str:
     return next((f"{path}={value}" for path, value in values if type(value) is int), "a.b=VALUE")
 
 
+def _examples(program: str, default: str, change: str) -> str:
+    return f"""\
+  {program}                run the recipe {default}, reusing what is done
+  {program} plan --set {change}  say what would run, and why
+  {program} run --recipe my.toml --store s3://bucket/store
+  {program} show           the last run"""
+
+
 def _parser(
-    pipeline: Pipeline[Any, Any], recipes: Mapping[str, Callable[[], Any]], default: str
+    pipeline: Pipeline[Any, Any], recipes: Mapping[str, Callable[[], Any]], default: str, examples: str
 ) -> argparse.ArgumentParser:
     program = os.path.basename(sys.argv[0]) or pipeline.name
     width = max(map(len, recipes))
     listed = "\n".join(f"  {name:<{width}}  {_summary(recipe)}" for name, recipe in recipes.items())
-    example = _first_number(recipes[default]())
+    shown = examples or _examples(program, default, _first_number(recipes[default]()))
     parser = argparse.ArgumentParser(
         prog=program,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(pipeline.__doc__ or pipeline.name).strip().partition("\n")[0],
         epilog=f"""examples:
-  {program}                run the recipe {default}, reusing what is done
-  {program} plan --set {example}  say what would run, and why
-  {program} run --recipe my.toml --store s3://bucket/store
-  {program} show           the last run
+{shown}
 
 recipes (--recipe; default {default}):
 {listed}""",

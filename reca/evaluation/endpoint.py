@@ -73,19 +73,36 @@ def judge_all(
     if any(item.source for item in judged):
         advice = f"give the folder of the pictures that were edited: --set {benchmark}.sources=DIR"
         require_sources(originals, judged, advice)
-    seen: Any = judging.one_reply
-    questions: Any
+    questions, seen = questions_of(benchmark, prompts, originals, cell)
+    return judging.judge_pictures(bench, client, pictures, questions, seen, judge.turns)
+
+
+def questions_of(benchmark: str, prompts: str, originals: str = "", cell: int = 0) -> tuple[Any, Any]:
+    """What is asked about a picture, and what the rules read out of the replies.
+
+    Args:
+        benchmark: `dpgbench`, `wise`, `imgedit` or `gedit`.
+        prompts: judge prompts, as in `judge_all`.
+        originals: folder of the pictures that were edited; not looked at here.
+        cell: as in `judge_all`.
+
+    Returns:
+        Arguments `questions` and `seen` of `judging.judge_pictures`.
+
+    Raises:
+        BenchmarkError: when judge prompts are missing, or one lacks a place-holder.
+    """
     match benchmark:
         case "dpgbench":
-            questions, seen = judging.dpgbench_questions(cell or None), judging.answers_by_cell
+            return judging.dpgbench_questions(cell or None), judging.answers_by_cell
         case "wise":
-            questions = judging.wise_questions(read_text(prompts, WISE_SOURCE))
+            return judging.wise_questions(read_text(prompts, WISE_SOURCE), name=prompts), judging.one_reply
         case "imgedit":
-            questions = judging.imgedit_questions(read_entries(prompts, str, IMGEDIT_SOURCE), originals)
+            texts = read_entries(prompts, str, IMGEDIT_SOURCE)
+            return judging.imgedit_questions(texts, originals, f"{prompts}, judge prompt"), judging.one_reply
         case "gedit":
             places = [f"{prompts.rstrip('/')}/{name}.txt" for name in ("consistency", "quality")]
-            texts = [read_text(place, VIESCORE_SOURCE) for place in places]
-            questions, seen = judging.gedit_questions(texts[0], texts[1], originals), judging.two_replies
+            consistency, quality = (read_text(place, VIESCORE_SOURCE) for place in places)
+            return judging.gedit_questions(consistency, quality, originals, places[0]), judging.two_replies
         case other:
             raise ValueError(f"{other!r} is not judged behind an endpoint")
-    return judging.judge_pictures(bench, client, pictures, questions, seen, judge.turns)

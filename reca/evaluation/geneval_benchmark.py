@@ -1,8 +1,7 @@
 """GenEval as a benchmark: 553 prompts in six tasks (arXiv 2310.11513), judged by the rules in `geneval`.
 
 Published: github djghosh13/geneval, MIT. RecA's repository has the same specifications with long rewritten prompts,
-    which
-lift scores and are therefore an edition of their own.
+which lift scores and are therefore an edition of their own.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,25 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 from PIL import Image
 
+from reca.evaluation.class_words import read_names
 from reca.evaluation.colors import ColorReader, cutout
 from reca.evaluation.detector import SCALE, Detector, Found
 from reca.evaluation.geneval import Detection, Options, Prompt, keep
 from reca.evaluation.geneval_benchmark import Seen, Sighting
 from reca.evaluation.records import BenchmarkError
-from reca.evaluation.tables import read_text
 
 DETECTOR = "facebook/mask2former-swin-small-coco-instance"
 CLIP = "openai/clip-vit-large-patch14"
-
-COCO_NAMES = Path(__file__).with_name("coco_names.txt")
-"""COCO's 80 classes in the order of the detector's outputs, in GenEval's words (COCO: mouse, remote, keyboard)."""
-
-NAMES_SOURCE = "evaluation/object_names.txt of github djghosh13/geneval"
 
 NOT_A_NUMBER = Sighting("nothing", (0.0, 0.0, 0.0, 0.0), float("nan"))
 """What stands in a record for a picture whose logits are not finite; the rules refuse it."""
@@ -100,16 +94,6 @@ class GenEvalJudge:
         return [Sighting(self.names[label], tuple(box), score) for label, box, score in rows]
 
 
-def read_names(url: str = "") -> tuple[str, ...]:
-    """Class words, one a line; of COCO when no file is given.
-
-    Raises:
-        BenchmarkError: when the file cannot be read.
-    """
-    text = read_text(url, NAMES_SOURCE) if url else COCO_NAMES.read_text(encoding="utf-8")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
 def to_color(prompt: Prompt, seen: Sequence[Sighting], options: Options) -> set[int]:
     """Numbers of the sightings whose colour the rules ask for."""
     candidates = [Detection(s.name, s.box, s.score) for s in seen]
@@ -121,19 +105,3 @@ def to_color(prompt: Prompt, seen: Sequence[Sighting], options: Options) -> set[
         if entry.color is not None
         for item in kept.get(entry.name, ())[: entry.count]
     }
-
-
-def check_names(prompts: Sequence[Prompt], names: Sequence[str]) -> None:
-    """Refuse prompts that ask for a class no detector output stands for.
-
-    Raises:
-        BenchmarkError: naming the class.
-    """
-    known = set(names)
-    for prompt in prompts:
-        for entry in (*prompt.include, *prompt.exclude):
-            if entry.name not in known:
-                raise BenchmarkError(
-                    f"prompt '{prompt.prompt}' asks for '{entry.name}', which is no class of the detector; give class "
-                    "words (object_names) that match the prompt file"
-                )

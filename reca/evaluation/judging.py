@@ -112,18 +112,21 @@ def dpgbench_questions(resolution: int | None = None) -> Questions[dpgbench.Aske
     return questions
 
 
-def imgedit_questions(prompts: Mapping[str, str], sources: str) -> Questions[imgedit.Edit]:
+def imgedit_questions(
+    prompts: Mapping[str, str], sources: str, name: str = "ImgEdit judge prompt"
+) -> Questions[imgedit.Edit]:
     """The type's judge prompt with the source and the edited picture.
 
     Args:
         prompts: judge prompt by edit type.
         sources: folder or URL of the source pictures.
+        name: of the prompts, for messages.
 
     Raises:
         BenchmarkError: when a prompt lacks its place-holder.
     """
     for kind, prompt in prompts.items():
-        _require(prompt, ("<edit_prompt>",), f"ImgEdit judge prompt '{kind}'")
+        _require(prompt, ("<edit_prompt>",), f"{name} '{kind}'")
 
     def questions(item: Item[imgedit.Edit], url: str) -> Sequence[Question]:
         text = prompts[item.asked.type].replace("<edit_prompt>", item.asked.instruction)
@@ -132,18 +135,21 @@ def imgedit_questions(prompts: Mapping[str, str], sources: str) -> Questions[img
     return questions
 
 
-def gedit_questions(consistency: str, quality: str, sources: str) -> Questions[gedit.Edit]:
+def gedit_questions(
+    consistency: str, quality: str, sources: str, name: str = "GEdit consistency prompt"
+) -> Questions[gedit.Edit]:
     """VIEScore's two questions; the edited picture is first resized to the source's size, as published.
 
     Args:
         consistency: prompt about both pictures.
         quality: prompt about the edited picture.
         sources: folder or URL of the source pictures.
+        name: of the first prompt, for messages.
 
     Raises:
         BenchmarkError: when the first prompt lacks its place-holder.
     """
-    _require(consistency, ("<instruction>",), "GEdit consistency prompt")
+    _require(consistency, ("<instruction>",), name)
 
     def questions(item: Item[gedit.Edit], url: str) -> Sequence[Question]:
         source = _source(sources, item)
@@ -154,17 +160,18 @@ def gedit_questions(consistency: str, quality: str, sources: str) -> Questions[g
     return questions
 
 
-def wise_questions(prompt: str, system: str | None = None) -> Questions[wise.Prompt]:
+def wise_questions(prompt: str, system: str | None = None, name: str = "WISE judge prompt") -> Questions[wise.Prompt]:
     """The judge prompt of an edition with the drawn picture.
 
     Args:
         prompt: asks for the scores of the edition.
         system: instruction before it.
+        name: of the prompt, for messages.
 
     Raises:
         BenchmarkError: when the prompt lacks a place-holder.
     """
-    _require(prompt, ("<prompt>", "<explanation>"), "WISE judge prompt")
+    _require(prompt, ("<prompt>", "<explanation>"), name)
 
     def questions(item: Item[wise.Prompt], url: str) -> Sequence[Question]:
         words = {"<prompt>": item.asked.prompt, "<explanation>": item.asked.explanation}

@@ -6,10 +6,11 @@ the file, what was expected, and where to get the right file.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import msgspec
 
-from reca.evaluation import gedit, imgedit, wise
+from reca.evaluation import gedit, imgedit, wise, wise_editions
 from reca.evaluation.dpgbench import DPGBench, Question, question_of
 from reca.evaluation.geneval import GenEvalError, read_prompts
 from reca.evaluation.geneval_benchmark import GenEval
@@ -23,6 +24,9 @@ IMGEDIT_SOURCE = "Benchmark/Basic of github PKU-YuanGroup/ImgEdit"
 UGE_SOURCE = "Benchmark/UGE/uge_edit.json of github PKU-YuanGroup/ImgEdit"
 GEDIT_SOURCE = "the data set stepfun-ai/GEdit-Bench on the Hugging Face hub (hf://datasets/stepfun-ai/GEdit-Bench/...)"
 WISE_SOURCE = "data or data_verified of github PKU-YuanGroup/WISE"
+
+LONGEST_SHORT, PHOTO = 40, "a photo of"
+"""The 553 original prompts of GenEval have 5 to 12 words and begin so; the long ones of RecA have 70 to 132."""
 
 DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 
@@ -58,6 +62,7 @@ class WiseRow(msgspec.Struct, frozen=True):
     prompt_id: int
     prompt: str = msgspec.field(name="Prompt")
     explanation: str = msgspec.field(name="Explanation")
+    category: str = msgspec.field(name="Category", default="")
 
 
 def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenEval:
@@ -69,7 +74,8 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
         long_prompts: whether the prompts are the rewritten ones.
 
     Raises:
-        BenchmarkError: when the file is missing, malformed or empty, or holds a specification twice.
+        BenchmarkError: when the file is missing, malformed or empty, holds a specification twice, or holds prompts of
+            the other kind.
     """
     try:
         numbered = read_prompts(read_text(url, GENEVAL_SOURCE).split("\n"))
@@ -77,6 +83,7 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
         raise BenchmarkError(f"{url}: {error}; get {GENEVAL_SOURCE}") from error
     prompts = list(numbered.values())
     unique(prompts, [f"{url}, line {number}" for number in numbered])
+    _check_length(url, [prompt.prompt for prompt in prompts], long_prompts)
     items = [
         Item(
             key=f"{number:05d}",
@@ -88,6 +95,24 @@ def read_geneval(url: str, samples: int = 4, long_prompts: bool = False) -> GenE
         for number, prompt in enumerate(prompts)
     ]
     return GenEval(some(url, items, GENEVAL_SOURCE), long_prompts=long_prompts)
+
+
+def _check_length(url: str, prompts: Sequence[str], long_prompts: bool) -> None:
+    """Refuse long prompts as the original ones, and the other way round: long prompts lift scores.
+
+    Sets of other people are let pass unless they plainly are of the other kind.
+    """
+    words = median([len(prompt.split()) for prompt in prompts] or [0])
+    if not long_prompts and words > LONGEST_SHORT:
+        raise BenchmarkError(
+            f"{url}: half of the prompts have {words:g} words or more, the original ones at most 12; these are long "
+            "prompts, an edition of their own: set geneval.long_prompts=true"
+        )
+    if long_prompts and len(prompts) == GenEval.published and all(text.startswith(PHOTO) for text in prompts):
+        raise BenchmarkError(
+            f"{url}: every prompt begins with '{PHOTO}', as the original ones do and no long one does; set "
+            "geneval.long_prompts=false"
+        )
 
 
 def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str | None = None) -> DPGBench:
@@ -202,27 +227,30 @@ def read_wise(urls: Sequence[str], rewritten: bool = False) -> wise.Wise:
         rewritten: whether these are the files with rewritten prompts.
 
     Raises:
-        BenchmarkError: when a file is missing or malformed, or an id stands twice or is outside 1 to 1000.
+        BenchmarkError: when a file is missing or malformed, an id stands twice or is outside 1 to 1000, or the prompts
+            are those of another edition.
     """
-    return wise.Wise(_wise_items(urls, wise.FIRST_IDS), rewritten)
+    return wise.Wise(_wise_items(urls, "rewritten" if rewritten else ""), rewritten)
 
 
 def read_wise_verified(urls: Sequence[str]) -> wise.WiseVerified:
     """The verified edition of WISE; errors as `read_wise`."""
-    return wise.WiseVerified(_wise_items(urls, wise.VERIFIED_IDS))
+    return wise.WiseVerified(_wise_items(urls, "verified"))
 
 
-def _wise_items(urls: Sequence[str], last_ids: Sequence[int]) -> tuple[Item[wise.Prompt], ...]:
+def _wise_items(urls: Sequence[str], edition: str) -> tuple[Item[wise.Prompt], ...]:
     placed = [placed for url in urls for placed in read_records(url, WiseRow, WISE_SOURCE)]
     placed.sort(key=lambda pair: pair[1].prompt_id)
     unique([row.prompt_id for _, row in placed], [f"{place} (prompt_id {row.prompt_id})" for place, row in placed])
     items: list[Item[wise.Prompt]] = []
     for place, row in placed:
-        group = wise.category(row.prompt_id, last_ids)
+        group = wise.category(row.prompt_id, wise_editions.LAST_IDS[edition])
         if group is None:
-            raise BenchmarkError(f"{place}: prompt_id {row.prompt_id} is outside 1 to {last_ids[-1]}")
+            raise BenchmarkError(f"{place}: prompt_id {row.prompt_id} is outside 1 to {wise.FIRST_IDS[-1]}")
         asked = wise.Prompt(row.prompt_id, row.prompt, row.explanation)
         items.append(Item(str(row.prompt_id), group, row.prompt, asked, (f"{row.prompt_id}.png",)))
+    told = [wise_editions.Row(place, row.prompt_id, row.prompt, row.category) for place, row in placed]
+    wise_editions.check_edition(told, edition, WISE_SOURCE)
     return some(", ".join(urls), items, WISE_SOURCE)
 
 

@@ -104,7 +104,7 @@ class JudgingExecution(ExecutionConfig):
         most_cost: spending cap; 0 for none. Needs the prices.
         price_in: price of a million tokens asked.
         price_out: price of a million tokens replied.
-        replies: folder (path or fsspec URL) that keeps replies for later runs; empty keeps them until a stage is done.
+        replies: folder (path or fsspec URL) that keeps the judge's replies; empty takes `replies` in the store.
     """
 
     base_url: str = ""

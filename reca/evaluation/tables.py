@@ -73,11 +73,12 @@ def read_records(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
     suffix = url.rsplit(".", 1)[-1].lower()
     if suffix == "jsonl":
         return read_lines(url, kind, source)
-    fields = [field.encode_name for field in msgspec.structs.fields(cast("Any", kind))]
+    fields = msgspec.structs.fields(cast("Any", kind))
+    needed = [field.encode_name for field in fields if field.required]
     if suffix == "parquet":
-        rows = _parquet(url, fields, source)
+        rows = _parquet(url, needed, [field.encode_name for field in fields], source)
     elif suffix == "csv":
-        rows = read_csv(url, fields, source)
+        rows = read_csv(url, needed, source)
     else:
         rows = decode(read_text(url, source), list[Any], url, source)
     places = [f"{url}, row {number}" for number in range(1, len(rows) + 1)]
@@ -102,12 +103,13 @@ def parquet_files(place: str) -> list[str]:
     return [f"{place.rstrip('/')}/{path}" for path in below if path.lower().endswith(PARQUET)]
 
 
-def _parquet(url: str, columns: Sequence[str], source: str) -> list[dict[str, Any]]:
+def _parquet(url: str, needed: Sequence[str], wanted: Sequence[str], source: str) -> list[dict[str, Any]]:
     with _opened(url, source) as stream:
         # By columns: published files hold their pictures too.
         file = pq.ParquetFile(stream)
-        _require(url, columns, file.schema_arrow.names, source)
-        return file.read(columns=list(columns)).to_pylist()
+        found = file.schema_arrow.names
+        _require(url, needed, found, source)
+        return file.read(columns=[column for column in wanted if column in found]).to_pylist()
 
 
 def _require(url: str, columns: Sequence[str], found: Sequence[str], source: str) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bagel_tiny
 import msgspec
 import numpy as np
 import pytest
@@ -21,12 +22,16 @@ from torch import Tensor
 from reca.config import ExecutionConfig, SamplingConfig
 from reca.evaluation import generation
 from reca.evaluation.actors import spread
+from reca.evaluation.gedit import Edit as GEditAsked
+from reca.evaluation.gedit import GEdit
 from reca.evaluation.generation import Painter, batched, draw, drawings, picture_seed
 from reca.evaluation.geneval import Prompt, Requirement
+from reca.evaluation.imgedit import Edit, ImgEdit
 from reca.evaluation.picture_files import cells_of
 from reca.evaluation.prompt_files import read_dpgbench, read_geneval
-from reca.evaluation.records import BenchmarkError
+from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.run_config import DrawingConfig
+from reca.models.bagel.model import BagelModel
 from reca.models.showo.model import ShowoModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,15 +182,40 @@ def dying(marker: Path, _: str) -> Callable[[int], int]:
     return work
 
 
+def edits(folder: Path) -> tuple[ImgEdit, GEdit]:
+    """The same five edits of pictures of two sizes as either benchmark has them, with the pictures in `folder`."""
+    asked = [("make it blue", "a red cat")[number % 2] for number in range(5)]
+    for number in range(len(asked)):
+        noise = np.random.default_rng(number).integers(0, 256, (32, 32 + 16 * (number % 2), 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    imgedit = [
+        Item(f"i{n}", "add", text, Edit(text, "add", ("A", "B", "C")), (f"i{n}.png",), f"{n}.png")
+        for n, text in enumerate(asked)
+    ]
+    gedit = [
+        Item(f"g{n}", "ps_human", text, GEditAsked(text, "ps_human", "en", True), (f"g{n}.png",), f"{n}.png")
+        for n, text in enumerate(asked)
+    ]
+    return ImgEdit(tuple(imgedit)), GEdit(tuple(gedit), "en")
+
+
 @pytest.mark.ray
 def test_two_workers_draw_the_pictures_of_one_and_a_lost_one_is_replaced(tmp_path: Path, short_tmp: Path) -> None:
     bench, folder = benchmark(tmp_path), tmp_path / "pictures"
+    (tmp_path / "sources").mkdir()
+    sources, single = str(tmp_path / "sources"), replace(CONFIG, batch_size=1)
+    editing = edits(tmp_path / "sources")
+    bagel_tiny.tiny_model().save(tmp_path / "bagel")
+    load_editor = partial(BagelModel.load, tmp_path / "bagel")
     load = partial(ShowoModel.load, ROOT / "checkpoints/tiny_showo")
     execution = ExecutionConfig(workers=2, cpus_per_worker=0.5)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(short_tmp))
     try:
         draw(bench, load, str(folder), CONFIG, execution)
+        for edited in editing:
+            place = str(tmp_path / edited.name)
+            assert draw(edited, load_editor, place, single, execution, originals=sources).drawn == 5
         assert sorted(spread([1, 2, 3, 4], partial(dying, tmp_path / "died"), execution)) == [10, 20, 30, 40]
         with pytest.raises(BenchmarkError, match="batch 7 cannot be done; mend it"):
             list(spread([7], refusing, execution))
@@ -196,3 +226,8 @@ def test_two_workers_draw_the_pictures_of_one_and_a_lost_one_is_replaced(tmp_pat
     expected = dict(row for start in (0, 3, 7) for row in alone(everything[start : start + 4]))
     assert {drawing.path: (folder / drawing.path).read_bytes() for drawing in everything} == expected
     assert len(set(expected.values())) == 10
+    alone = Painter(load_editor, single, "cpu")
+    for edited in editing:
+        expected = dict(row for drawing in drawings(edited, single.seed, sources) for row in alone([drawing]))
+        assert {path: (tmp_path / edited.name / path).read_bytes() for path in expected} == expected
+        assert len(set(expected.values())) == 5

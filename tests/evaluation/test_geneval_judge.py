@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from tiny_judges import save_clip, save_detector, save_names
 
+from reca.evaluation.class_words import check_names, read_names
 from reca.evaluation.colors import CAPTIONS, ColorReader, clip_pixels, cutout
 from reca.evaluation.geneval import COLORS, Options, Prompt, Requirement
 from reca.evaluation.geneval_benchmark import GenEval, Sighting
-from reca.evaluation.geneval_judge import GenEvalJudge, check_names, read_names, to_color
+from reca.evaluation.geneval_judge import GenEvalJudge, to_color
 from reca.evaluation.records import BenchmarkError, Item
 
 NAMES = ("cat", "dog", "bus")

@@ -98,6 +98,14 @@ def test_imgedit_files() -> None:
 
 
 @needs_prompts
+def test_geneval_prompts_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(BenchmarkError, match=r"words or more, .* at most 12; .* set geneval\.long_prompts=true"):
+        read_geneval(str(PROMPTS / "geneval/evaluation_metadata_long.jsonl"))
+    with pytest.raises(BenchmarkError, match=r"begins with 'a photo of', .* set geneval\.long_prompts=false"):
+        read_geneval(str(PROMPTS / "geneval/evaluation_metadata.jsonl"), long_prompts=True)
+
+
+@needs_prompts
 def test_wise_files() -> None:
     names = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
     first = read_wise([str(PROMPTS / f"wise/{name}.json") for name in names])

@@ -28,11 +28,13 @@ def stay_here(monkeypatch: pytest.MonkeyPatch, *more: Any) -> None:
     monkeypatch.setattr(Artifact, "local", lambda artifact: Path(artifact.uri))
 
 
-def run(recipe: BenchmarkRecipe, folder: Path, execution: JudgingExecution | None = None) -> dict[str, Any]:
-    """Run every stage; `summary.json`, and the artifacts by stage name under `made`."""
+def run(
+    recipe: BenchmarkRecipe, folder: Path, execution: JudgingExecution | None = None, store: str = ""
+) -> dict[str, Any]:
+    """Run every stage, each told of the `store`; `summary.json`, and the artifacts by stage name under `made`."""
     made: dict[str, Artifact] = {}
     graph = evaluate.build(recipe)
-    view = RunView("test", "evaluate")
+    view = RunView("test", "evaluate", store=store)
     for number, node in enumerate(graph.nodes):
         output = folder / f"{number}"
         output.mkdir(parents=True)

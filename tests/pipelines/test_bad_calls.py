@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import ray
 from in_process import run, stay_here
 from loopback_judge import Behaviour, loopback_judge
 from small_sets import SETS, png, rows, write, write_all
@@ -199,6 +201,16 @@ def test_sides_are_compared_over_what_both_have(recipe: BenchmarkRecipe, sets: P
     first.unlink()
     found = scored(recipe, "wise", tmp_path / "one", tmp_path / "fewer", compare=str(tmp_path / "two"))
     assert (found["differences"]["pictures"], found["differences"]["left_out"]) == (1, 1)
+    page = (tmp_path / "fewer/5/report.html").read_text()
+    # Both sides of an item in one card: the second item has both pictures, the first, which comes after it, one.
+    second, first_item = page.split('class="card"')[1:]
+    assert [text in second for text in ("<p>2: p</p>", "<b>one</b>", "<b>two</b>", "no picture")] == [True] * 3 + [
+        False
+    ]
+    assert second.count("data:image") == 2
+    assert (
+        first_item.index("<b>one</b><br>no picture") < first_item.index("data:image") < first_item.index("<b>two</b>")
+    )
     last.unlink()
     with pytest.raises(ValueError, match="no picture is scored on both sides; score both on the same items"):
         scored(recipe, "wise", tmp_path / "one", tmp_path / "none", compare=str(tmp_path / "two"))
@@ -213,6 +225,11 @@ def test_a_judge_out_of_reach_is_named(
         endpoint_named(JudgingExecution())
     monkeypatch.setenv("EMPTY_KEY", " \n")
     closed = JudgingExecution(base_url="http://127.0.0.1:9/v1", key_variable="EMPTY_KEY")
+    with pytest.raises(SettingsError, match="environment variable EMPTY_KEY is not set"):
+        endpoint_named(closed)
+    with pytest.raises(SettingsError, match="a spending cap needs the prices of a million tokens"):
+        endpoint_named(replace(closed, key_variable="", most_cost=1.0))
+    endpoint_named(replace(closed, key_variable=""))
     with pytest.raises(
         JudgeError, match=r"environment variable EMPTY_KEY is not set; put the key of http.*key_variable="
     ):
@@ -303,6 +320,59 @@ def test_wrong_calls_name_the_mend(
     }
     settings = " ".join(f"--set {name}={sets}/{place}" for name, place in given.items())
     assert message in called(f"plan {settings} --set judge.model=x {words.format(sets)}", capsys, tmp_path)
+
+
+SETTINGS = {
+    "geneval": "prompts=geneval.jsonl",
+    "dpgbench": "questions=dpg.csv",
+    "wise": "prompts=wise.json judge_prompt=wise.txt",
+    "imgedit": "edits=imgedit.json judge_prompts=imgedit_prompts.json sources=sources",
+    "gedit": "records=gedit judge_prompts=viescore sources=sources",
+}
+NO_DOG = {"tag": "counting", "include": [{"class": "dragon", "count": 1}], "prompt": "a dragon"}
+VERIFIED = {"prompt_id": 650, "Prompt": "a birch", "Explanation": "yellow", "Category": "Biology"}
+BROKEN = [
+    ("geneval", "geneval.jsonl", json.dumps(NO_DOG), "'a dragon' asks for 'dragon', which is no class of the detector"),
+    ("dpgbench", "dpg.csv", "item_id,text\na,b\n", "dpg.csv: column proposition_id, dependency"),
+    ("wise", "wise.txt", "Is this <prompt>?", "wise.txt: place-holder <explanation> is missing; put it where"),
+    ("wise", "wise.txt", " ", "wise.txt: is empty; get data or data_verified of github PKU-YuanGroup/WISE"),
+    ("wise", "wise.json", json.dumps([VERIFIED]), "650 has the Category 'Biology', which the first edition does not"),
+    ("imgedit", "imgedit_prompts.json", "{}", "imgedit_prompts.json: the prompt for 'add' names 0 scores, expected 3"),
+    (
+        "imgedit",
+        "imgedit_prompts.json",
+        json.dumps({"add": "Rate it.\n" + "".join(f"{name}: A number from 1 to 5.\n" for name in "ABC")}),
+        "imgedit_prompts.json, judge prompt 'add': place-holder <edit_prompt> is missing",
+    ),
+    ("gedit", "viescore/consistency.txt", "Well?", "consistency.txt: place-holder <instruction> is missing"),
+    ("gedit", "viescore/quality.txt", None, "viescore/quality.txt: no such file; get VIEScore's prompts"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "content", "message"), BROKEN, ids=lambda value: str(value)[:20])
+def test_files_in_words_are_refused_before_anything_starts(
+    name: str,
+    file: str,
+    content: str | None,
+    message: str,
+    sets: Path,
+    tmp_path: Path,
+    smallest_base: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = tmp_path / "sets"
+    shutil.copytree(sets, mine)
+    (mine / file).unlink()
+    if content is not None:
+        (mine / file).write_text(content)
+    places = [f"--set {name}.{word.replace('=', f'={mine}/')}" for word in SETTINGS[name].split()]
+    model = f"--model showo --checkpoint {smallest_base}"
+    side = model if name in ("geneval", "dpgbench", "wise") else f"--images {mine}/sources"
+    weights = f"--set geneval.detector={mine}/weights --set geneval.clip={mine}/weights --set judge.model=x"
+    words = f"run {side} --benchmarks {name} {weights} {' '.join(places)} --context base_url=http://127.0.0.1:9/v1"
+    assert message in called(words, capsys, tmp_path / "store")
+    assert not ray.is_initialized()
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("name", ["geneval", "dpgbench", "wise", "imgedit", "gedit", "gqa", "pope", "mme", "mmmu"])

@@ -229,6 +229,12 @@ def test_a_judge_behind_an_endpoint_is_asked_once(recipe: BenchmarkRecipe, place
         asked = len(judge.asked)
         again = run(chosen, tmp_path / "second", execution)
         assert len(judge.asked) == asked == 4  # two prompts; two items whose questions are alike
+        stored, store = replace(execution, replies=""), str(tmp_path / "store")
+        run(chosen, tmp_path / "third", stored, store)
+        assert len(judge.asked) == 2 * asked
+        # A stage of its own, with the replies of the one before: they are the store's.
+        run(replace(chosen, judge=JudgeConfig(model="loopback", turns=3)), tmp_path / "fourth", stored, store)
+        assert len(judge.asked) == 2 * asked
     wise, dpg = (next(iter(found["benchmarks"][name]["sides"].values())) for name in ("wise", "dpgbench"))
     assert wise["judge"] == "loopback"
     assert wise["strict"]["WiScore"]["CULTURE"]["value"] == pytest.approx((0.7 * 2 + 0.2) / 2)

@@ -1,0 +1,23 @@
+"""The sample of questions about the built-in world: read as GQA's files are, and answered by its own labels."""
+
+from pathlib import Path
+
+import pytest
+
+from reca.evaluation.answering import question_pictures
+from reca.evaluation.catalog import read_benchmark
+from reca.evaluation.picture_files import read_picture
+from reca.evaluation.run_config import Reading
+from reca.evaluation.sample import main
+
+
+def test_the_sample_is_read_as_gqa(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "sample"), "--count", "12"]) == 0
+    assert capsys.readouterr().out.startswith("10 questions in ")
+    bench = read_benchmark(Reading("gqa"), str(tmp_path / "sample/questions.json"))
+    assert {item.group for item in bench.items} == {"verify", "query"}
+    found = question_pictures(bench, str(tmp_path / "sample/pictures"))
+    pictures = [read_picture(found.found[item.key, 0]) for item in bench.items]
+    assert {picture.size for picture in pictures} == {(64, 64)}
+    records = [bench.decide(item, 0, (item.asked[0].label,)) for item in bench.items]
+    assert bench.totals(records, "rules alone", 10).score() == 1.0
