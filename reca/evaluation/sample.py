@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=60, help="held-out questions to choose from (default: 60)")
     arguments = parser.parse_args(argv)
+    if arguments.count < 1:
+        parser.error(f"--count is {arguments.count}, but at least one question must be chosen from")
     written = write_sample(arguments.folder, arguments.count)
     print(f"{written} questions in {arguments.folder / QUESTIONS}, their pictures in {arguments.folder / PICTURES}")
     return 0

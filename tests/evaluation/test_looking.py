@@ -1,11 +1,12 @@
 """From pictures to records through a judge: batches, unreadable files, and continuing a stopped run; and answering."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from in_process import spread
 from PIL import Image
 
 from reca.config import ExecutionConfig
@@ -44,11 +45,6 @@ class BrightJudge:
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are done in this process."""
-
-    def spread(batches: Sequence[Any], make: Callable[[str], Callable[[Any], Any]], _: object) -> Iterator[Any]:
-        work = make("cpu")
-        yield from map(work, batches)
-
     monkeypatch.setattr(looking, "spread", spread)
 
 

@@ -1,6 +1,6 @@
 """A model refuses some pictures or answers: these are counted with their reason, the others are scored."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import bagel_tiny
 import msgspec
 import pytest
 import torch
+from in_process import spread
 from PIL import Image
 from test_generation import CONFIG, WORDS, Recorder, benchmark, pixels
 from torch import Tensor
@@ -44,11 +45,6 @@ EXECUTION = ExecutionConfig()
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are done in this process."""
-
-    def spread(batches: Sequence[Any], make: Callable[[str], Callable[[Any], Any]], _: object) -> Iterator[Any]:
-        work = make("cpu")
-        yield from map(work, batches)
-
     monkeypatch.setattr(generation, "spread", spread)
     monkeypatch.setattr(looking, "spread", spread)
 

@@ -21,3 +21,10 @@ def test_the_sample_is_read_as_gqa(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {picture.size for picture in pictures} == {(64, 64)}
     records = [bench.decide(item, 0, (item.asked[0].label,)) for item in bench.items]
     assert bench.totals(records, "rules alone", 10).score() == 1.0
+
+
+def test_an_empty_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "sample"), "--count", "0"])
+    assert "at least one" in capsys.readouterr().err
+    assert not (tmp_path / "sample").exists()
