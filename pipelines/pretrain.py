@@ -169,17 +169,18 @@ def tiny_harmon() -> PretrainRecipe:
         family="harmon",
         tokenizer=TokenizerRecipe(updates=1800, batch_size=8, commit=0.0, entropy=0.0, kl=1e-4),
         base=BaseRecipe(
-            updates=6000,
+            updates=10_000,
             batch_size=32,
             spelled=20,
             scenes=16_000,
             learning_rate=1e-3,
-            rates=CaptionRates(color=0.2),
+            understand=0.4,
+            align=0.2,
+            rates=CaptionRates(color=0.3),
         ),
         evaluation=EvaluationConfig(
-            prompts_per_task=60, reconstructions=100, sampling=SamplingConfig(guidance=3.0, steps=8, temperature=0.6)
+            prompts_per_task=100, reconstructions=100, sampling=SamplingConfig(guidance=3.0, steps=8, temperature=0.6)
         ),
-        gates=GateConfig(single_object=0.6, colors=0.0, class_recall=0.15),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import spread
+from actor_stand_in import spread
 from PIL import Image
 
 from reca.config import ExecutionConfig

@@ -9,7 +9,7 @@ import bagel_tiny
 import msgspec
 import pytest
 import torch
-from in_process import spread
+from actor_stand_in import spread
 from PIL import Image
 from test_generation import CONFIG, WORDS, Recorder, benchmark, pixels
 from torch import Tensor
