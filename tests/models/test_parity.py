@@ -48,7 +48,7 @@ def test_settings_that_are_not_implemented_are_refused_by_name(
     settings = json.loads((folder / "config.json").read_text())
     (settings[part] if part else settings)[name] = value
     (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=f"{name} is {value!r}; only"):
+    with pytest.raises(CheckpointError, match=f"{name} is {value!r}, but only"):
         check_folder(folder)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reca.models.bagel.config import BagelConfig, ImageRule, LanguageSizes, VaeSizes, VisionSizes
-from reca.models.errors import CheckpointError
+from reca.models.settings import check_fixed, known_fields
 
 _ALWAYS: dict[str, dict[str, Any]] = {
     "llm": {
@@ -30,12 +30,7 @@ def recorded_config(settings: Mapping[str, Any], folder: Path) -> BagelConfig:
         CheckpointError: naming a setting that this implementation does not offer.
     """
     for part, wanted in _ALWAYS.items():
-        for name, value in wanted.items():
-            found = settings[part].get(name, value)
-            if found != value:
-                raise CheckpointError(
-                    f"{folder / 'config.json'}: {part}.{name} is {found!r}; only {value!r} is implemented"
-                )
+        check_fixed(settings[part], wanted, folder / "config.json", part)
     llm, vit, vae, bagel = (settings[name] for name in ("llm", "vit", "vae", "bagel"))
     sizes = VaeSizes(
         channels=vae["ch"],
@@ -55,7 +50,7 @@ def recorded_config(settings: Mapping[str, Any], folder: Path) -> BagelConfig:
         condition=seen,
         seen=seen,
         drawn=drawn,
-        language=LanguageSizes(**{name: llm[name] for name in LanguageSizes.__dataclass_fields__ if name in llm}),
-        vision=VisionSizes(**{name: vit[name] for name in VisionSizes.__dataclass_fields__ if name in vit}),
+        language=LanguageSizes(**known_fields(llm, LanguageSizes)),
+        vision=VisionSizes(**known_fields(vit, VisionSizes)),
         vae=sizes,
     )

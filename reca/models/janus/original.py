@@ -17,8 +17,9 @@ from transformers import JanusConfig
 
 from reca.models.checkpoint import Target, find_weights, read_tensors
 from reca.models.errors import CheckpointError
-from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, config_of, read_json
+from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, config_of
 from reca.models.janus.tokenizer import Marks
+from reca.models.settings import read_json
 
 KIND = "multi_modality"
 

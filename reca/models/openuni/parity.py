@@ -5,9 +5,8 @@ has raw ids instead of texts, and latents instead of an autoencoder.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import torch
@@ -25,13 +24,12 @@ from reca.models.openuni.config import (
     SanaSizes,
     VisionSizes,
 )
-from reca.models.openuni.files import FLOW, LMM, SANA, VISION, checked
+from reca.models.openuni.files import FLOW, LMM, SANA, VISION
 from reca.models.openuni.flow import denoise, sampling_scheduler, training_levels
 from reca.models.openuni.model import OpenUniModel
 from reca.models.openuni.understanding import published_state
 from reca.models.parity import Check, compare, compare_norm
-
-Sizes = TypeVar("Sizes")
+from reca.models.settings import Kind, check_fixed, known_fields
 
 STATES = 1e-4
 VELOCITY = 1e-4
@@ -65,7 +63,7 @@ class _Case:
     def __init__(self, folder: Path) -> None:
         self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
         for section, fixed in BUILT.items():
-            checked(self.settings[section] if section else self.settings, fixed, folder / "config.json")
+            check_fixed(self.settings[section] if section else self.settings, fixed, folder / "config.json", section)
         self.inputs = load_file(folder / "inputs.safetensors")
         self.outputs = load_file(folder / "outputs.safetensors")
         self.model = _build(self.settings, folder)
@@ -205,9 +203,8 @@ def _build(settings: Mapping[str, Any], folder: Path) -> OpenUniModel:
     return model
 
 
-def _pick(kind: type[Sizes], *values: Mapping[str, Any], **changes: Any) -> Sizes:
-    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
-    found = {name: value for each in values for name, value in each.items() if name in names}
+def _pick(kind: type[Kind], *values: Mapping[str, Any], **changes: Any) -> Kind:
+    found = {name: value for each in values for name, value in known_fields(each, kind).items()}
     return msgspec.convert({**found, **changes}, kind)
 
 

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from reca.models.base import LossTerm
 from reca.models.checkpoint import load_strict
-from reca.models.errors import CheckpointError
 from reca.models.finite import Watch
 from reca.models.parity import Check, compare, compare_norm
+from reca.models.settings import check_fixed, known_fields
 from reca.models.showo import masks, sequences
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
 from reca.models.showo.decoding import Layout, greedy
@@ -318,13 +318,7 @@ def _build(settings: Mapping[str, Any], folder: Path) -> ShowoModel:
 def _refuse_unoffered(settings: Mapping[str, Any], folder: Path) -> None:
     one_mark = {"bos_token_id": settings["eos_token_id"]}
     for part, wanted in (*_ALWAYS.items(), ("", one_mark)):
-        given = settings.get(part, {}) if part else settings
-        for name, value in wanted.items():
-            if given.get(name, value) != value:
-                raise CheckpointError(
-                    f"{folder / 'config.json'}: {f'{part}.' if part else ''}{name} is {given[name]!r}; "
-                    f"only {value!r} is implemented"
-                )
+        check_fixed(settings.get(part, {}) if part else settings, wanted, folder / "config.json", part)
 
 
 def _config(settings: Mapping[str, Any]) -> ShowoConfig:
@@ -352,7 +346,7 @@ def _config(settings: Mapping[str, Any]) -> ShowoConfig:
             activation=phi["hidden_act"],
         ),
         clip_layer=clip["select_layer"],
-        clip=ClipSizes(**{name: clip[name] for name in ClipSizes.__dataclass_fields__ if name in clip}),
+        clip=ClipSizes(**known_fields(clip, ClipSizes)),
         magvit=MagvitConfig(
             channels=magvit["ch"],
             encoder_multipliers=tuple(magvit.get("ch_mult_encoder", magvit.get("ch_mult"))),
