@@ -6,7 +6,7 @@ code, exact resume, and results that do not depend on how examples are spread ov
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,17 @@ class Example:
     key: str
     text: str
     encoded: Mapping[str, np.ndarray]
+
+
+def stacked(examples: Sequence[Example], names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Encoded tensors of examples by name, batch axis first, in the data types that `encode` gave.
+
+    Args:
+        examples: at least one; their tensors of one name have the same shape.
+        names: which; None for all that the first example has.
+    """
+    wanted = examples[0].encoded if names is None else names
+    return {name: torch.from_numpy(np.stack([example.encoded[name] for example in examples])) for name in wanted}
 
 
 @dataclass(frozen=True)

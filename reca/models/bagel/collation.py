@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from reca.models.bagel.config import BagelConfig
 from reca.models.bagel.packing import Layout, Marks, Picture, Split, Text, pack
 from reca.models.base import Batch, Example, Task
-from reca.models.words import text_ids
+from reca.models.words import answer_text, numbered, questions_and_answers, text_ids
 
 
 class Collator:
@@ -54,9 +54,8 @@ class Collator:
             batch |= _stack("latent", ["latent_mean", "latent_std"], examples, self.config.latent_patch_size)
         answers: list[list[int]] = [[] for _ in names]
         if task == "image_to_text":
-            pairs = [_question_and_answer(text, name) for text, name in zip(texts, names, strict=True)]
-            texts = [question for question, _ in pairs]
-            answers = text_ids(self.tokenizer, [answer for _, answer in pairs], names)
+            texts, answered = questions_and_answers(texts, names)
+            answers = text_ids(self.tokenizer, answered, names)
             batch |= _rows("answer", answers)
         ids = text_ids(self.tokenizer, texts, names)
         grids = [batch[name] for name in ("feature_grid", "latent_grid") if name in batch]
@@ -71,7 +70,7 @@ class Collator:
         Raises:
             ValueError: a prompt is too long or has an unknown word.
         """
-        names = [f"{what} {number}" for number in range(len(texts))]
+        names = numbered(what, texts)
         rows = text_ids(self.tokenizer, texts, names)
         for name, row in zip(names, rows, strict=True):
             self.check(name, len(row) + 2, pictures)
@@ -92,8 +91,7 @@ class Collator:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the end mark."""
-        words = ids[: ids.index(self.marks.end)] if self.marks.end in ids else ids
-        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.marks.end)
 
     def layout(self, task: Task, batch: Batch, dropped: Sequence[bool]) -> Layout:
         """Pack a batch: [seen picture][text][noised picture], as far as the task has them, or question and answer.
@@ -134,13 +132,6 @@ def random_draws(batch: Batch, seeds: Sequence[int], config: BagelConfig) -> dic
         size = (shape[1], rows * patch, columns * patch)
         draws["posterior"][row, :, : size[1], : size[2]] = torch.randn(size, generator=generator)
     return draws
-
-
-def _question_and_answer(text: str, name: str) -> tuple[str, str]:
-    question, found, answer = text.partition("\n")
-    if not found:
-        raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {text!r}")
-    return question, answer
 
 
 def _rows(name: str, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:

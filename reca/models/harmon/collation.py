@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
 from reca.models.harmon.config import HarmonConfig
-from reca.models.harmon.text import DRAW, DRAW_ANY, END, PAD, START, prompt, token_ids
-
-IGNORED = -100
-"""Label of an id that is not predicted."""
+from reca.models.harmon.text import DRAW, DRAW_ANY, END, PAD, START, prompt
+from reca.models.losses import IGNORED
+from reca.models.words import answer_text, questions_and_answers, text_ids
 
 
 class Collator:
@@ -28,7 +26,7 @@ class Collator:
         """Batch of one task."""
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
-        latents = torch.from_numpy(np.stack([example.encoded["latents"] for example in examples])).float()
+        latents = stacked(examples, ["latents"])["latents"].float()
         if task == "image_to_text":
             return {"latents": latents, **self.instructions(texts, names)}
         rows = self.captions(texts, names) if task == "text_to_image" else self.templates(texts, names)
@@ -85,12 +83,9 @@ class Collator:
         Raises:
             ValueError: a text has no newline, or the conversation exceeds the context.
         """
-        pairs = [text.split("\n", 1) for text in texts]
-        for pair, name in zip(pairs, names, strict=True):
-            if len(pair) != 2:
-                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
-        questions = self.questions([question for question, _ in pairs], names)
-        answers = self.ids([f"{answer}{END}" for _, answer in pairs], names)
+        asked, answered = questions_and_answers(texts, names)
+        questions = self.questions(asked, names)
+        answers = self.ids([f"{answer}{END}" for answer in answered], names)
         newline = self.ids(["\n"], ["newline"])[0]
         rows = [[*question, *answer, *newline] for question, answer in zip(questions, answers, strict=True)]
         self._check(rows, names, blocks=1)
@@ -102,8 +97,7 @@ class Collator:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end mark; ids that are no text are left out."""
-        words = ids[: ids.index(self.end)] if self.end in ids else ids
-        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.end)
 
     def _after_picture(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         ends = self.ids([f"{text}{END}\n{START}assistant\n" for text in texts], names)
@@ -111,7 +105,7 @@ class Collator:
 
     def ids(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         """Ids of each text."""
-        return token_ids(self.tokenizer, texts, names)
+        return text_ids(self.tokenizer, texts, names)
 
     def _check(self, rows: Sequence[Sequence[int]], names: Sequence[str], blocks: int) -> None:
         room = self.config.llm.max_position_embeddings - blocks * self.config.block

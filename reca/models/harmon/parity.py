@@ -19,7 +19,6 @@ from reca.models.checkpoint import load_strict
 from reca.models.finite import Watch
 from reca.models.harmon import diffusion, pixels
 from reca.models.harmon.autoencoder import decode_latents, encode_pixels, image_moments, published_state
-from reca.models.harmon.collation import IGNORED
 from reca.models.harmon.config import config_of
 from reca.models.harmon.files import HEAD, network_state
 from reca.models.harmon.masking import mask_rate
@@ -27,6 +26,7 @@ from reca.models.harmon.model import HarmonModel, with_unconditional
 from reca.models.harmon.network import Prompt, positions
 from reca.models.harmon.sampling import DrawingPlan, GroupNoise, Iteration, draw_image
 from reca.models.harmon.text import HEADER
+from reca.models.losses import IGNORED
 from reca.models.parity import Check, compare, compare_norm
 
 STATES = 2e-6

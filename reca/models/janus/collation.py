@@ -12,19 +12,16 @@ understanding feature, `<end_of_image>`):
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
 from reca.models.janus.config import Sizes
 from reca.models.janus.tokenizer import IMAGE_MARKS, Marks
-from reca.models.words import text_ids
-
-IGNORED = -100
-"""Label that no loss counts."""
+from reca.models.losses import IGNORED
+from reca.models.words import answer_text, numbered, questions_and_answers, text_ids
 
 PICTURE = "".join(IMAGE_MARKS[name] for name in ("boi_token", "image_token", "eoi_token"))
 CAPTION = "<|User|>: {}\n\n<|Assistant|>:" + IMAGE_MARKS["boi_token"]
@@ -53,10 +50,7 @@ class Collator:
         """Batch of one task."""
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
-        encoded = {
-            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples]))
-            for name in examples[0].encoded
-        }
+        encoded = stacked(examples)
         if task == "image_to_text":
             return {"features": encoded["features"].float(), **self.instructions(texts, names)}
         codes = {"codes": encoded["codes"].long()}
@@ -86,7 +80,7 @@ class Collator:
         Raises:
             ValueError: a question does not fit, or holds a special token.
         """
-        names = [f"question {number}" for number in range(len(questions))]
+        names = numbered("question", questions)
         return self._padded(self._ids(self.question, questions, names), new_tokens, names)
 
     def instructions(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
@@ -95,12 +89,9 @@ class Collator:
         Raises:
             ValueError: a text has no newline, does not fit, or holds a special token.
         """
-        pairs = [text.split("\n", 1) for text in texts]
-        for pair, name in zip(pairs, names, strict=True):
-            if len(pair) != 2:
-                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
-        questions = self._ids(self.question, [pair[0] for pair in pairs], names)
-        answers = [[*row, self.marks.end] for row in self._text(ANSWER, [pair[1] for pair in pairs], names)]
+        asked, answered = questions_and_answers(texts, names)
+        questions = self._ids(self.question, asked, names)
+        answers = [[*row, self.marks.end] for row in self._text(ANSWER, answered, names)]
         rows = [question + answer for question, answer in zip(questions, answers, strict=True)]
         batch = self._padded(rows, 0, names)
         width = batch["ids"].shape[1]
@@ -109,8 +100,7 @@ class Collator:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end mark."""
-        words = ids[: ids.index(self.marks.end)] if self.marks.end in ids else ids
-        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.marks.end)
 
     def _text(self, form: str, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         for text, name in zip(texts, names, strict=True):

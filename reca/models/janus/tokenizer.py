@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from reca.models.errors import CheckpointError
 from reca.models.janus.config import Sizes
+from reca.models.words import UNKNOWN, word_level
 
 IMAGE_MARKS = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
 """transformers' attribute of each image mark -> its published text."""
@@ -18,7 +19,6 @@ ENDS = {
     "eos_token": "<｜end▁of▁sentence｜>",  # noqa: RUF001
     "pad_token": "<｜▁pad▁｜>",  # noqa: RUF001
 }
-UNKNOWN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,7 @@ def build_word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     Args:
         words: words or whole texts; each is split the way later texts are.
     """
-    known = dict.fromkeys([UNKNOWN, ":"])
-    splitter = pre_tokenizers.Whitespace()
-    for word in words:
-        known.update(dict.fromkeys(piece for piece, _ in splitter.pre_tokenize_str(word.lower())))
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = splitter
+    tokenizer = word_level(words, pre_tokenizers.Whitespace(), (UNKNOWN, ":"))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNKNOWN, **ENDS, extra_special_tokens=IMAGE_MARKS
     )

@@ -39,7 +39,8 @@ from reca.models.openuni.flow import Noised, add_noise, denoise, seeded_noise
 from reca.models.openuni.prompts import Prompter, Prompts
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, load_tokenizer
 from reca.models.openuni.understanding import InternVL, published_state
-from reca.models.pixels import check_size, to_bytes
+from reca.models.pixels import check_size, from_bytes, to_bytes
+from reca.models.words import numbered
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class OpenUniModel(UnifiedModel):
             ValueError: the images have another size.
         """
         check_size(pixels, self.config.image_size)
-        images = pixels.to(self.device).float() / 127.5 - 1
+        images = from_bytes(pixels.to(self.device))
         return {"latents": self.vae.encode(images, return_dict=False)[0], "features": self.lmm.features(images)}
 
     # Batches and draws
@@ -234,8 +235,8 @@ class OpenUniModel(UnifiedModel):
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         """Draw uint8 [B, 3, S, S] from captions; guidance is against "Generate an image."."""
-        names = [f"prompt {number}" for number in range(len(prompts))]
-        return self._draw(self._prompter.captions(prompts, names, sampling.guidance != 0), None, seeds, sampling)
+        found = self._prompter.captions(prompts, numbered("prompt", prompts), sampling.guidance != 0)
+        return self._draw(found, None, seeds, sampling)
 
     @torch.no_grad()
     def reconstruct(
@@ -244,15 +245,14 @@ class OpenUniModel(UnifiedModel):
         """Draw uint8 [B, 3, S, S] from what `encode` gave and a template prompt each; guidance, if any, is against the
         same image with "Keep the image as it is." (`image_edit.py` of OpenUni).
         """
-        names = [f"prompt {number}" for number in range(len(prompts))]
-        features = encoded["features"].float()
-        return self._draw(self._prompter.templates(prompts, names, sampling.guidance != 0), features, seeds, sampling)
+        found = self._prompter.templates(prompts, numbered("prompt", prompts), sampling.guidance != 0)
+        return self._draw(found, encoded["features"].float(), seeds, sampling)
 
     @torch.no_grad()
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers of InternVL3, without the end mark."""
         prompter = self._prompter
-        prompts = prompter.questions(questions, [f"question {number}" for number in range(len(questions))])
+        prompts = prompter.questions(questions, numbered("question", questions))
         ids, features = prompts.ids.to(self.device), encoded["features"].float().to(self.device)
         embeddings = self.lmm.embed(ids, features, self.config.image_context_id)
         mask, watch = prompts.mask.to(self.device), Watch(self.family)

@@ -7,15 +7,14 @@ message, the open assistant turn, and `<img>`, after which the learned queries f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
 from reca.models.openuni.config import OpenUniConfig
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START
-from reca.models.words import text_ids
+from reca.models.words import answer_text, text_ids
 
 TURNS = f"{TURN_START}user\n{{}}{TURN_END}\n{TURN_START}assistant\n"
 CAPTION = "Generate an image: {}"
@@ -51,9 +50,7 @@ class Prompter:
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
         wanted = ("latents", "features") if task == "reconstruction" else ("latents",)
-        images = {
-            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples])).float() for name in wanted
-        }
+        images = {name: value.float() for name, value in stacked(examples, wanted).items()}
         if task == "reconstruction":
             prompts = self.templates(texts, names)
             return {**images, "input_ids": prompts.ids, "mask": prompts.mask}
@@ -97,9 +94,7 @@ class Prompter:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end of the turn."""
-        end = self.turn_end
-        words = list(ids)[: list(ids).index(end)] if end in ids else list(ids)
-        return str(self.tokenizer.decode(words, skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.turn_end)
 
     @property
     def turn_end(self) -> int:

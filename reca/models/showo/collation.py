@@ -3,16 +3,15 @@
 import warnings
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
+from reca.models.losses import IGNORED
 from reca.models.showo import sequences
 from reca.models.showo.config import ShowoConfig
-from reca.models.showo.sequences import IGNORED
-from reca.models.words import text_ids
+from reca.models.words import numbered, questions_and_answers, text_ids
 
 CONVERSATION = "USER: \n {} ASSISTANT:"
 """Form of a template prompt and of a question, as in the released training code."""
@@ -36,10 +35,7 @@ class Collator:
         """Batch of one task."""
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
-        encoded = {
-            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples]))
-            for name in examples[0].encoded
-        }
+        encoded = stacked(examples)
         if task == "image_to_text":
             return self.instructions(self.understanding_features(encoded), texts, names)
         codes = {"codes": encoded["codes"].long()}
@@ -94,17 +90,14 @@ class Collator:
         Raises:
             ValueError: a text has no newline, or the conversation exceeds the context.
         """
-        pairs = [text.split("\n", 1) for text in texts]
-        for pair, name in zip(pairs, names, strict=True):
-            if len(pair) != 2:
-                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
-        answers = text_ids(self.tokenizer, [f" {answer}" for _, answer in pairs], names)
-        closed = [[*answer, self.vocabulary.end_of_text] for answer in answers]
-        return self._conversations(features, self._questions([question for question, _ in pairs], names), closed, names)
+        questions, answers = questions_and_answers(texts, names)
+        rows = text_ids(self.tokenizer, [f" {answer}" for answer in answers], names)
+        closed = [[*row, self.vocabulary.end_of_text] for row in rows]
+        return self._conversations(features, self._questions(questions, names), closed, names)
 
     def questions(self, features: Tensor, questions: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Open conversations, and their valid lengths in the whole sequence, int64 [B]."""
-        names = [f"question {number}" for number in range(len(questions))]
+        names = numbered("question", questions)
         ids = self._questions(questions, names)
         batch = self._conversations(features, ids, [[] for _ in ids], names)
         before = 3 + len(self.system) + features.shape[1]

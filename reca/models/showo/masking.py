@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reca.models.losses import IGNORED
 from reca.models.showo.config import Vocabulary
-from reca.models.showo.sequences import IGNORED
 
 
 @dataclass(frozen=True)

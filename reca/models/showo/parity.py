@@ -17,6 +17,7 @@ from torch.nn import functional
 from reca.models.base import LossTerm
 from reca.models.checkpoint import load_strict
 from reca.models.finite import Watch
+from reca.models.losses import IGNORED
 from reca.models.parity import Check, compare, compare_norm
 from reca.models.settings import check_fixed, known_fields
 from reca.models.showo import masks, sequences
@@ -28,7 +29,7 @@ from reca.models.showo.masking import mask_codes
 from reca.models.showo.model import ShowoModel
 from reca.models.showo.pixels import plain_resize
 from reca.models.showo.sampling import StepDraws, unmask
-from reca.models.showo.sequences import IGNORED, Tokens
+from reca.models.showo.sequences import Tokens
 
 LOGITS = 1e-4
 LOSS = 1e-5

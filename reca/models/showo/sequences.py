@@ -2,7 +2,8 @@
 
 Layouts follow the published `training/prompting_utils.py` of Show-o and of RecA's Show-o. Notation: M largest text,
 N image codes, P prefix of a reconstruction, C understanding features, S system prompt, L whole sequence. Position
-ids are simply 0..L-1 everywhere, pads included. A label is the id expected at its own position; -100 is ignored.
+ids are simply 0..L-1 everywhere, pads included. A label is the id expected at its own position. `IGNORED` is a label
+that no loss counts, and as an id a position that holds an understanding feature instead of an embedding.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reca.models.losses import IGNORED
 from reca.models.showo.config import Vocabulary
-
-IGNORED = -100
-"""Label that no loss counts; as an id: a position that holds an understanding feature instead of an embedding."""
 
 
 @dataclass(frozen=True)
