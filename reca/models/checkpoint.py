@@ -66,6 +66,22 @@ def find_weights(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: no weights found; looked for {', '.join(names)}")
 
 
+def find_weights_or_pth(folder: Path) -> Path:
+    """The same, or the only `.pth` file of the folder, whatever its name: Harmon and OpenUni were released so.
+
+    Raises:
+        CheckpointError: when there is none, or more than one `.pth`.
+    """
+    try:
+        return find_weights(folder)
+    except CheckpointError as error:
+        others = sorted(folder.glob("*.pth"))
+        if len(others) == 1:
+            return others[0]
+        found = f"; found {', '.join(path.name for path in others)}, keep one of them" if others else ""
+        raise CheckpointError(f"{error}, or one .pth file{found}") from error
+
+
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a weight file (`.safetensors`, or a pickle of tensors only) or of the shards of an index.
 

@@ -9,9 +9,9 @@ import torch
 from harmon_tiny import tiny_config, tiny_model, with_latents
 from safetensors.torch import load_file, save_file
 
+from reca.models.autoencoder import published_state
 from reca.models.checkpoint import read_tensors
 from reca.models.errors import CheckpointError
-from reca.models.harmon.autoencoder import published_state
 from reca.models.harmon.config import HARMON_0_5B, HARMON_1_5B, HarmonConfig, read_config, write_config
 from reca.models.harmon.files import HEAD
 from reca.models.harmon.model import HarmonModel

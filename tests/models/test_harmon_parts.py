@@ -8,13 +8,12 @@ from PIL import Image
 from torch.nn import functional
 
 from reca.config import SamplingConfig
+from reca.models.autoencoder import published_name, published_state
 from reca.models.harmon import diffusion, pixels
 from reca.models.harmon.autoencoder import (
     build_autoencoder,
     decode_latents,
     image_moments,
-    published_name,
-    published_state,
 )
 from reca.models.harmon.collation import Collator, padded
 from reca.models.harmon.config import VaeSizes

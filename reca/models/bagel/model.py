@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from reca.config import SamplingConfig
+from reca.models.autoencoder import published_state
 from reca.models.bagel import files, flow
 from reca.models.bagel.collation import Collator, random_draws
 from reca.models.bagel.config import BagelConfig, Guidance, read_config, write_config
@@ -331,7 +332,7 @@ class BagelModel(UnifiedModel, Editor):
         model = built(lambda: cls(config, tokenizer, folder / "tokenizer.json"), device, dtype)
         model.stored = {
             **load_strict(files.network_tensors(model.network), files.find_network(folder)),
-            **load_strict(files.autoencoder_tensors(model.vae.autoencoder), folder / files.AUTOENCODER),
+            **load_strict(published_state(model.vae.autoencoder), folder / files.AUTOENCODER),
         }
         return model.eval()
 
@@ -340,8 +341,7 @@ class BagelModel(UnifiedModel, Editor):
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
         write_tensors(files.network_tensors(self.network), folder / files.NETWORK, dtype, self.stored)
-        autoencoder = files.autoencoder_tensors(self.vae.autoencoder)
-        write_tensors(autoencoder, folder / files.AUTOENCODER, stored=self.stored)
+        write_tensors(published_state(self.vae.autoencoder), folder / files.AUTOENCODER, stored=self.stored)
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -1,10 +1,13 @@
-"""The configuration of a folder of tensors recorded from the published BAGEL code."""
+"""Configuration and resize cases of a folder of tensors recorded from the published BAGEL code."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from reca.models.bagel.config import BagelConfig, ImageRule, LanguageSizes, VaeSizes, VisionSizes
+from reca.models.errors import CheckpointError
 from reca.models.settings import check_fixed, known_fields
 
 _ALWAYS: dict[str, dict[str, Any]] = {
@@ -54,3 +57,17 @@ def recorded_config(settings: Mapping[str, Any], folder: Path) -> BagelConfig:
         vision=VisionSizes(**known_fields(vit, VisionSizes)),
         vae=sizes,
     )
+
+
+def resize_cases(path: Path) -> list[dict[str, Any]]:
+    """Cases of the published resize: sizes and limits that went in (pixels), and the size that came out.
+
+    Raises:
+        CheckpointError: the file is missing or no list of JSON objects.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: file is missing; copy it from where the folder came from") from error
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: no list of JSON objects: {error}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from reca.models.checkpoint import Target, find_weights, load_strict, stored_names
+from reca.models.checkpoint import Target, find_weights, find_weights_or_pth, load_strict, stored_names
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import (
     AutoencoderSizes,
@@ -104,7 +104,7 @@ def load_weights(state: Mapping[str, Target], folder: Path) -> dict[str, torch.d
     Raises:
         CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
     """
-    path = find_main(folder)
+    path = find_weights_or_pth(folder)
     held = stored_names(path)
     types = load_strict({name: value for name, value in state.items() if name in held}, path)
     own = [name for name in state if name not in held and not name.startswith(tuple(f"{part}." for part in PARTS))]
@@ -119,22 +119,6 @@ def load_weights(state: Mapping[str, Target], folder: Path) -> dict[str, torch.d
                 missing, source, lambda name, prefix=prefix: None if prefix + name in held else prefix + name
             )
     return types
-
-
-def find_main(folder: Path) -> Path:
-    """OpenUni's own weight file: one of the usual names, or the only `.pth` file of the folder.
-
-    Raises:
-        CheckpointError: there is none, or there are several.
-    """
-    files = sorted(folder.glob("*.pth"))
-    try:
-        return find_weights(folder)
-    except CheckpointError as error:
-        if len(files) == 1:
-            return files[0]
-        found = f"; found {', '.join(file.name for file in files)}, keep one of them" if files else ", or one .pth file"
-        raise CheckpointError(f"{error}{found}") from error
 
 
 def _find_base(folder: Path, main: Path, missing: Mapping[str, Target]) -> Path:
