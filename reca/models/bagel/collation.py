@@ -40,7 +40,7 @@ class Collator:
         self.marks = marks
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task.
+        """Batch of one task (see the top of the module).
 
         Raises:
             ValueError: naming the sample, when it does not fit the context or its text is not what the task needs.
@@ -65,7 +65,12 @@ class Collator:
         return {**batch, **_rows("text", ids)}
 
     def prompts(self, texts: Sequence[str], pictures: int, what: str = "prompt") -> list[list[int]]:
-        """Ids of prompts that share a context with `pictures` tokens of pictures.
+        """Ids of prompts, without marks.
+
+        Args:
+            texts: the prompts.
+            pictures: tokens that share the context with each: of pictures, their marks included, and of an answer.
+            what: what to call a prompt in an error message.
 
         Raises:
             ValueError: a prompt is too long or has an unknown word.
@@ -78,6 +83,11 @@ class Collator:
 
     def check(self, name: str, text: int, pictures: int) -> None:
         """Refuse what does not fit the context.
+
+        Args:
+            name: what to call it in the message.
+            text: its text tokens, marks included.
+            pictures: its other tokens, marks included.
 
         Raises:
             ValueError: naming the sample.
@@ -119,7 +129,13 @@ class Collator:
 
 
 def random_draws(batch: Batch, seeds: Sequence[int], config: BagelConfig) -> dict[str, Tensor]:
-    """Draws of a drawing task, as `reca.models.bagel.model` describes them, from one generator per example."""
+    """Draws of a drawing task on the CPU, as `reca.models.bagel.model` describes them, from one generator per example.
+
+    Args:
+        batch: its `latent_mean` and `latent_grid` are used, the filling of smaller pictures gets no draws.
+        seeds: 63 bits, one for each example.
+        config: sizes.
+    """
     shape, patch = batch["latent_mean"].shape, config.latent_patch_size
     draws = {name: torch.empty(len(seeds)) for name in ("text_drop", "timestep")}
     draws["noise"] = torch.zeros(len(seeds), shape[2] * shape[3] // patch**2, config.token_values)

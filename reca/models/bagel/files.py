@@ -1,4 +1,7 @@
-"""Published names of all weights: `ema.safetensors` (or RecA's `model_bf16.safetensors`) and `ae.safetensors`."""
+"""Published files and names of the weights: `ema.safetensors` (or RecA's `model_bf16.safetensors`), `ae.safetensors`.
+
+Names inside the latter: `reca.models.autoencoder`.
+"""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +28,7 @@ def network_name(name: str) -> str:
 
 
 def network_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """State of `Bagel` by published name; the tensors are the network's own."""
+    """State of `Bagel` by published name, in its shapes and types; the tensors are the network's own."""
     return {network_name(name): value for name, value in network.state_dict().items()}
 
 

@@ -202,7 +202,7 @@ class BagelModel(UnifiedModel, Editor):
             noise: float32 [Nl, C].
             logits: float32 [I], logit of the time before the shift, of each picture of latent tokens; -inf for clean
                 ones.
-            connected: [Nv, E] to stand for what the connector makes of `features`.
+            connected: float [Nv, E] to stand for what the connector makes of `features`.
         """
         times = flow.shifted(logits.float().sigmoid(), self.config.timestep_shift)
         mixed = flow.noised(clean, noise, times[layout.latent_picture, None])
@@ -215,7 +215,7 @@ class BagelModel(UnifiedModel, Editor):
         )
 
     def _features(self, batch: Batch) -> Tensor:
-        """Understanding features [Nv, D] of a batch, without its filling."""
+        """Understanding features float32 [Nv, D] of a batch, without its filling."""
         if "features" not in batch:
             return torch.zeros(0, self.config.vision.hidden_size, device=self.device)
         grids = batch["feature_grid"].tolist()
@@ -322,7 +322,7 @@ class BagelModel(UnifiedModel, Editor):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32: configurations, `ema.safetensors`, `ae.safetensors`, tokenizer.
+        """Read a checkpoint: configurations, `ema.safetensors`, `ae.safetensors`, tokenizer.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.

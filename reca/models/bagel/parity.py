@@ -486,6 +486,8 @@ def worst(name: str, checks: Sequence[Check]) -> Check:
 
 
 def gradient_norm(name: str, found: Tensor | None, expected: float) -> Check:
-    """Relative error of a norm; where none was recorded, or 0, there must be no gradient at all, or one of zeros."""
+    """Relative error of the norm of a gradient, float of any shape, or None for none; where `expected` is 0 there must
+    be no gradient at all, or one of zeros.
+    """
     size = 0.0 if found is None else float(found.double().norm())
     return compare_norm(name, size, expected, GRADIENT) if expected else Check(name, size, 0.0, "norm, must be 0")

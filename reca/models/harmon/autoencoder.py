@@ -42,7 +42,7 @@ def encode_pixels(autoencoder: AutoencoderKL, pixels: Tensor, config: HarmonConf
 
 
 def image_moments(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Posterior mean and log variance, float [B, 2C, rows, cols]."""
+    """Posterior mean, then log variance, float [B, 2C, rows, cols], of images float [B, 3, S, S] in [-1, 1]."""
     assert autoencoder.quant_conv is not None
     return autoencoder.quant_conv(autoencoder.encoder(pixels))
 

@@ -23,7 +23,11 @@ class Collator:
         self.header = self.ids([f"{START}user\n"], ["header"])[0]
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.harmon.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or is not what the task needs.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
         latents = stacked(examples, ["latents"])["latents"].float()
@@ -36,11 +40,19 @@ class Collator:
         return {"latents": latents, "ids": ids, "mask": mask, "plain_ids": plain_ids, "plain_mask": plain_mask}
 
     def captions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Text-to-image prompts in training; what exceeds `max_text` ids is cut off, as published."""
+        """Text-to-image prompts in training; what exceeds `max_text` ids is cut off, as published.
+
+        Raises:
+            ValueError: a prompt exceeds the context.
+        """
         return [row[: self.config.max_text] for row in self.requests(texts, names)]
 
     def requests(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Text-to-image prompts when drawing."""
+        """Text-to-image prompts when drawing.
+
+        Raises:
+            ValueError: a prompt exceeds the context.
+        """
         rows = self.ids([prompt(DRAW.format(text.strip())) for text in texts], names)
         self._check(rows, names, blocks=1)
         return rows
@@ -49,7 +61,7 @@ class Collator:
         """Prompts of a reconstruction in training: a newline between picture and text, which fuses with the header's.
 
         Raises:
-            ValueError: a prompt is longer than `max_text` ids.
+            ValueError: a prompt is longer than `max_text` ids, or exceeds the context.
         """
         rows = self.ids([prompt(f"\n{text}") for text in texts], names)
         for row, name in zip(rows, names, strict=True):
@@ -65,13 +77,21 @@ class Collator:
         return self.ids([prompt(DRAW_ANY)], ["prompt without text"])
 
     def reconstructions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Prompts of a reconstruction when drawing: the text follows the picture at once, as published."""
+        """Prompts of a reconstruction when drawing: the text follows the picture at once, as published.
+
+        Raises:
+            ValueError: a prompt exceeds the context.
+        """
         rows = self._after_picture(texts, names)
         self._check(rows, names, blocks=2)
         return rows
 
     def questions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Open conversations about a picture, which comes after the header."""
+        """Open conversations about a picture, which comes after the header.
+
+        Raises:
+            ValueError: a question exceeds the context.
+        """
         rows = self._after_picture([f"\n{text}" for text in texts], names)
         self._check(rows, names, blocks=1)
         return rows
@@ -79,6 +99,9 @@ class Collator:
     def instructions(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
         """Training conversations of texts that are question, newline, answer; answer and end mark are labelled, the
         newline after it is not.
+
+        Returns:
+            `ids` int64, `mask` bool and `labels` int64, [B, P] each.
 
         Raises:
             ValueError: a text has no newline, or the conversation exceeds the context.
@@ -104,7 +127,11 @@ class Collator:
         return [[*self.header, *row] for row in ends]
 
     def ids(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Ids of each text."""
+        """Ids of each text.
+
+        Raises:
+            ValueError: a text has a word that the tokenizer does not know.
+        """
         return text_ids(self.tokenizer, texts, names)
 
     def _check(self, rows: Sequence[Sequence[int]], names: Sequence[str], blocks: int) -> None:

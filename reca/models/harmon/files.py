@@ -29,6 +29,11 @@ VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path) -> dict[str, torch.dtype]:
     """Fill network and autoencoder from a checkpoint folder. A tied output matrix need not be there.
 
+    Args:
+        network: filled in place.
+        autoencoder: filled in place.
+        folder: in either layout.
+
     Returns:
         Types in the files, by the names that `write_weights` uses.
 
@@ -61,6 +66,13 @@ def write_weights(
 ) -> None:
     """Write `model.safetensors` with all published keys, the tied output matrix included unless the files that the
     model came from had none.
+
+    Args:
+        network: what is written.
+        autoencoder: written under `vae.`.
+        folder: where.
+        dtype: see `reca.models.checkpoint.storage_types`.
+        stored: what `read_weights` gave, or nothing.
     """
     state = network_state(network)
     if HEAD not in state and (HEAD in stored or not stored):
@@ -70,7 +82,7 @@ def write_weights(
 
 
 def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
-    """Weights by published name, without a tied output matrix; memory is shared."""
+    """Weights by published name, of any shape and type, without a tied output matrix; memory is shared."""
     tied = network.config.llm.tie_word_embeddings
     return {name: value for name, value in network.state_dict().items() if name != HEAD or not tied}
 

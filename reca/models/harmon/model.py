@@ -152,7 +152,14 @@ class HarmonModel(UnifiedModel):
         return self.drawing_loss(*self.drawing(task, batch, draws), batch["latents"], draws)
 
     def drawing_loss(self, hidden: Tensor, found: MaskedPass, latents: Tensor, draws: Draws) -> LossTerm:
-        """Diffusion loss of hidden tokens, int64 [B, H], of what `drawing` found."""
+        """Diffusion loss of what `drawing` found.
+
+        Args:
+            hidden: int64 [B, H], raster indices of the hidden tokens.
+            found: the masked pass.
+            latents: float32 [B, rows, cols, C].
+            draws: `timestep` and `noise`.
+        """
         terms = self.token_losses(found.conditions, latents, hidden, draws)
         total = terms.error + terms.bound
         return LossTerm(total.sum(), total.new_tensor(float(total.numel())))
@@ -179,7 +186,13 @@ class HarmonModel(UnifiedModel):
         return self.drawing_after(self.network.prompt(ids, mask, picture), latents, draws)
 
     def drawing_after(self, front: Prompt, latents: Tensor, draws: Draws) -> tuple[Tensor, MaskedPass]:
-        """The same after given prompts; latents float32 [B, rows, cols, C]."""
+        """The same after given prompts.
+
+        Args:
+            front: prompts.
+            latents: float32 [B, rows, cols, C].
+            draws: `order` and `mask_rate`, and `dropout_seed` in training.
+        """
         dropout = self._dropout(draws)
         hidden, visible = split(draws["order"], _masked_tokens(draws))
         return hidden, self.network.masked_pass(front, latents, visible, dropout and dropout.at("masked"))
@@ -285,7 +298,7 @@ class HarmonModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32: `config.json`, tokenizer and weights in one of the layouts of
+        """Read a checkpoint: `config.json`, tokenizer and weights in one of the layouts of
         `reca.models.harmon.files`.
 
         Raises:
