@@ -106,7 +106,7 @@ def compare(quantity: str, found: Tensor, expected: Tensor, limit: float) -> Che
 
 
 def compare_norm(quantity: str, found: float, expected: float, limit: float) -> Check:
-    """Error of a norm relative to the recorded one."""
+    """Error of a norm relative to the recorded one; a recorded norm of 0 counts as 1e-12."""
     return Check(quantity, abs(found - expected) / max(abs(expected), 1e-12), limit, "relative")
 
 

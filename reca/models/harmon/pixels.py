@@ -1,4 +1,8 @@
-"""From images to what the autoencoder takes, and back."""
+"""From images to what the autoencoder takes, and back.
+
+The two ways to a square are the published data sets'. Recorded tensors are checked against them; the pipeline itself
+resizes once (`reca.data.fit`).
+"""
 
 import torch
 from PIL import Image
@@ -8,7 +12,7 @@ GREY = (127, 127, 127)
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
-    """Images float32 in [-1, 1] of uint8, any shape: x / 255 * 2 - 1, rounded like that (RecA's Harmon data set)."""
+    """Images float32 in [-1, 1] of uint8, any shape: x / 255 * 2 - 1, in this order, as published."""
     return pixels.float() / 255 * 2 - 1
 
 

@@ -47,7 +47,11 @@ class Collator:
         self.question = (DEFAULT_SYSTEM_PROMPT if system_prompt else "") + QUESTION
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.janus.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or is not what the task needs.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
         encoded = stacked(examples)
@@ -62,12 +66,12 @@ class Collator:
         """`ids` int64 and `mask` bool [B, T] of captions.
 
         Raises:
-            ValueError: a text does not fit, or holds a special token.
+            ValueError: a text does not fit, has an unknown word, or holds a special token.
         """
         return self._padded(self._ids(CAPTION, texts, names), self.sizes.codes, names)
 
     def templates(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
-        """`ids` and `mask` of template prompts, with places for the features of the image to reconstruct.
+        """`ids` int64 and `mask` bool [B, T] of template prompts, with places for the features of the image.
 
         Raises:
             ValueError: a text does not fit, or holds a special token.
@@ -75,7 +79,7 @@ class Collator:
         return self._padded(self._ids(RECONSTRUCTION, texts, names), self.sizes.codes, names)
 
     def questions(self, questions: Sequence[str], new_tokens: int) -> dict[str, Tensor]:
-        """`ids` and `mask` of open questions, with room for an answer of `new_tokens` ids.
+        """`ids` int64 and `mask` bool [B, T] of open questions, with room for an answer of `new_tokens` ids.
 
         Raises:
             ValueError: a question does not fit, or holds a special token.
@@ -84,7 +88,8 @@ class Collator:
         return self._padded(self._ids(self.question, questions, names), new_tokens, names)
 
     def instructions(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
-        """`ids`, `mask` and `labels` of texts that are question, newline, answer; only answer and end are labelled.
+        """`ids` int64, `mask` bool and `labels` int64, [B, T] each, of texts that are question, newline, answer; only
+        answer and end are labelled.
 
         Raises:
             ValueError: a text has no newline, does not fit, or holds a special token.

@@ -164,7 +164,13 @@ def read_processing(folder: Path) -> Processing:
 
 
 def write_processing(processing: Processing, sizes: Sizes, folder: Path) -> None:
-    """Write `processor_config.json` as transformers' `JanusProcessor` reads it."""
+    """Write `processor_config.json` as transformers' `JanusProcessor` reads it.
+
+    Args:
+        processing: pixel statistics and system prompt.
+        sizes: number of features and side of the image.
+        folder: where.
+    """
     values: Mapping[str, Any] = {
         "processor_class": "JanusProcessor",
         "num_image_tokens": sizes.features,

@@ -38,6 +38,7 @@ from reca.models.attention import BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import built, find_weights, load_strict
 from reca.models.detection import refuse_other_family
+from reca.models.errors import CheckpointError
 from reca.models.finite import PICTURE, Watch
 from reca.models.janus.collation import Collator
 from reca.models.janus.config import Processing, sizes_of
@@ -174,14 +175,16 @@ class JanusProModel(UnifiedModel):
         return LossTerm(total, self.count(task, batch, draws))
 
     def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
-        """Codes of the pictures, or ids of the answers."""
+        """Scalar float32: codes of the pictures, or ids of the answers."""
         del draws
         if task == "image_to_text":
             return (batch["labels"][:, 1:] != IGNORED).sum().float()
         return torch.tensor(float(batch["codes"].numel()), device=batch["codes"].device)
 
     def prefix(self, batch: Batch) -> Prefix:
-        """Input embeddings of a batch's `ids`, with the aligned features in their places."""
+        """Input embeddings of a batch's `ids` int64 [B, T], with its `features` float [B, C, E], if any, aligned in
+        their places.
+        """
         embeddings = self.language.embed_tokens(batch["ids"])
         if "features" in batch:
             places = (batch["ids"] == self.sizes.image_token)[..., None]
@@ -276,20 +279,23 @@ class JanusProModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint in transformers' layout or DeepSeek's own as float32, tensor by tensor, straight to the
-        device.
+        """Read a checkpoint in transformers' layout or DeepSeek's own, tensor by tensor, straight to the device.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, values that are not finite,
-                another model's configuration, or a tokenizer that lacks a mark.
+                another model's configuration, a broken `generation_config.json`, or a tokenizer that lacks a mark.
         """
         refuse_other_family(folder, cls.family)
         parts = read_parts(folder)
         model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype)
         model.original = parts.original
         model.stored = load_strict(published(model.janus, parts.original), find_weights(folder))
-        if (folder / "generation_config.json").is_file():
-            model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
+        settings = folder / "generation_config.json"
+        if settings.is_file():
+            try:
+                model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{settings}: {error}; copy it again, or remove it: it is optional") from error
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:

@@ -73,6 +73,11 @@ def find_marks(tokenizer: PreTrainedTokenizerFast, source: str) -> Marks:
 def matching_marks(tokenizer: PreTrainedTokenizerFast, sizes: Sizes, source: str) -> Marks:
     """Marks of a tokenizer that fits a configuration.
 
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        sizes: of the configuration.
+        source: where the tokenizer comes from, for the message.
+
     Raises:
         CheckpointError: it lacks a mark, has more ids than the vocabulary, or another id for the image mark.
     """

@@ -177,13 +177,13 @@ class OpenUniModel(UnifiedModel):
         return LossTerm(error.square().sum(), torch.tensor(float(error.numel()), device=error.device))
 
     def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
-        """Values of the latents."""
+        """Scalar float32: values of the latents."""
         del task, draws
         return torch.tensor(float(batch["latents"].numel()), device=batch["latents"].device)
 
     def loss_inputs(self, ids: Tensor, mask: Tensor, features: Tensor | None) -> QueryInputs:
-        """`query_inputs` in training, where a prompt with an image keeps its newest `max_prompt` positions only, as
-        published. (`collate` refuses longer ones.)
+        """`query_inputs`, with its arguments, in training, where a prompt with an image keeps its newest `max_prompt`
+        positions only, as published. (`collate` refuses longer ones.)
         """
         return self.query_inputs(ids, mask, features, None if features is None else self.config.max_prompt)
 
@@ -222,12 +222,23 @@ class OpenUniModel(UnifiedModel):
         return found, after(found)
 
     def noised(self, latents: Tensor, draws: Draws) -> Noised:
-        """Scaled and noised latents of a batch."""
+        """Scaled and noised latents of latents float32 [B, C, h, w] as the autoencoder gives them.
+
+        Args:
+            latents: the latents.
+            draws: `uniform` and `noise`.
+        """
         scaled = latents * self.config.vae.scaling_factor
         return add_noise(scaled, draws["noise"], draws["uniform"], self.config.flow)
 
     def velocity(self, latents: Tensor, context: Tensor, timesteps: Tensor) -> Tensor:
-        """Velocity float [B, C, h, w] of scaled latents [B, C, h, w] at times [B] in 1..1000."""
+        """Velocity float [B, C, h, w] of noised latents, as Sana predicts it.
+
+        Args:
+            latents: float32 [B, C, h, w], scaled.
+            context: float [B, Q, K].
+            timesteps: float or int64 [B], times up to the number of training levels (published: 1,000).
+        """
         return self.transformer(latents, encoder_hidden_states=context, timestep=timesteps, return_dict=False)[0]
 
     # Drawing and answering
@@ -300,7 +311,7 @@ class OpenUniModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32 (its layout: `reca.models.openuni.files`), straight to the device.
+        """Read a checkpoint (its layout: `reca.models.openuni.files`), straight to the device.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.

@@ -46,7 +46,11 @@ class Prompter:
         self.image = f"{IMAGE_START}{IMAGE_CONTEXT * config.image_tokens}{IMAGE_END}\n"
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.openuni.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or has an unknown word.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
         wanted = ("latents", "features") if task == "reconstruction" else ("latents",)
@@ -68,6 +72,11 @@ class Prompter:
     def captions(self, texts: Sequence[str], names: Sequence[str], unconditional: bool) -> Prompts:
         """Text-to-image prompts of B captions, followed by B unconditional ones if asked for.
 
+        Args:
+            texts: the captions.
+            names: what to call each in an error message.
+            unconditional: whether to ask.
+
         Raises:
             ValueError: a prompt exceeds `max_prompt`.
         """
@@ -77,6 +86,11 @@ class Prompter:
     def templates(self, texts: Sequence[str], names: Sequence[str], unconditional: bool = False) -> Prompts:
         """Reconstruction prompts of B template texts, followed by B unconditional ones (which keep the image) if asked
         for.
+
+        Args:
+            texts: the template prompts.
+            names: what to call each in an error message.
+            unconditional: whether to ask.
 
         Raises:
             ValueError: a prompt exceeds `max_prompt`.

@@ -123,8 +123,8 @@ class ShowoModel(UnifiedModel):
         return encoded
 
     def clip_features(self, pixels: Tensor) -> Tensor:
-        """Understanding features float [B, C, D] of CLIP's input pixels: hidden states of the configured layer, without
-        the class token.
+        """Understanding features float32 [B, C, D] of CLIP's input, float32 [B, 3, s, s]: hidden states of the
+        configured layer, without the class token.
         """
         return self.clip(pixel_values=pixels, output_hidden_states=True).hidden_states[self.config.clip_layer][:, 1:]
 
@@ -187,7 +187,9 @@ class ShowoModel(UnifiedModel):
         return tokens, Layout(self.embed(tokens.ids, features, first), mask)
 
     def embed(self, ids: Tensor, features: Tensor | None = None, first: int = 0) -> Tensor:
-        """Input embeddings float [B, L, D] of ids [B, L], with projected features from column `first` on."""
+        """Input embeddings float [B, L, D] of ids int64 [B, L], with projected features float [B, C, F] from column
+        `first` on.
+        """
         embeddings = self.showo.model.embed_tokens(ids.clamp(min=0))
         if features is None:
             return embeddings
@@ -298,7 +300,7 @@ class ShowoModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32: `config.json`, language model and projector, `clip/`, `magvitv2/`, tokenizer.
+        """Read a checkpoint: `config.json`, language model and projector, `clip/`, `magvitv2/`, tokenizer.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
@@ -309,7 +311,7 @@ class ShowoModel(UnifiedModel):
         if found != (config.text_size, config.end_of_text):
             raise CheckpointError(
                 f"{folder / 'tokenizer.json'}: size and end-of-text id are {found}, "
-                f"config.json says {(config.text_size, config.end_of_text)}"
+                f"config.json says {(config.text_size, config.end_of_text)}; use this checkpoint's own tokenizer"
             )
         model = built(lambda: cls(config, tokenizer), device, dtype)
         model.stored = files.read_weights(model, folder)
