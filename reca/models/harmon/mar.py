@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
-        """float [B, L, W] to the same; `dropout` is None but in training."""
+        """float [B, L, W] to the same. `dropout`: random choices in training, else None."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = self.proj(attend(query, key, value, dropout and dropout.at("weights")).transpose(1, 2).flatten(2))
         return mixed if dropout is None else dropout.at("proj").drop(mixed, dropout.projection)
@@ -61,7 +61,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
-        """float [B, L, W] to the same; `dropout` is None but in training."""
+        """float [B, L, W] to the same. `dropout`: random choices in training, else None."""
         hidden = functional.gelu(self.fc1(x))
         if dropout is None:
             return self.fc2(hidden)
@@ -80,7 +80,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
-        """float [B, L, W] to the same; `dropout` is None but in training."""
+        """float [B, L, W] to the same. `dropout`: random choices in training, else None."""
         x = x + self.attn(self.norm1(x), dropout and dropout.at("attn"))
         return x + self.mlp(self.norm2(x), dropout and dropout.at("mlp"))
 
