@@ -49,7 +49,7 @@ class ModelConfig:
     """Which model is post-trained.
 
     Attributes:
-        family: name of a room under `reca/models`, such as `showo`.
+        family: name of a room under `reca/models`, such as `showo`, or `module:Class` of a package of your own.
         checkpoint: the family's published layout in a folder, at an fsspec URL, or on the hub (`ORG/NAME@REVISION`).
     """
 
@@ -103,12 +103,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Sampler settings, chosen on validation prompts and then fixed.
+    """Sampler settings, chosen on validation prompts and then fixed. What they mean to a family, its `generate` says.
 
     Attributes:
         guidance: classifier-free guidance scale g in (1 + g) * conditional - g * unconditional; 0 switches it off.
-        steps: unmasking (or denoising) steps.
-        temperature: start temperature of the confidence noise.
+            (Published scales are 1 + g in every family but Show-o.)
+        steps: steps of the sampler: unmasking (Show-o), groups of tokens (Harmon), solver steps (OpenUni, BAGEL).
+            Janus-Pro draws code by code and does not read it.
+        temperature: of the confidence noise at the start (Show-o), of the noise in the diffusion chain (Harmon), of the
+            softmax (Janus-Pro). OpenUni and BAGEL do not read it.
     """
 
     guidance: float = 2.0

@@ -61,9 +61,9 @@ def joint_loss(
     """This worker's share of the joint loss, a float32 scalar; the shares of all workers add up to the loss.
 
     Args:
-        terms: loss sums of this worker's slice, by task.
+        terms: loss sums of this worker's slice, by task; at least one.
         weights: lambda of each task, from `task_weights`.
-        global_counts: counted positions of the whole global batch, by task.
+        global_counts: counted positions of the whole global batch, by task, a float scalar each; 0 counts as 1.
     """
     shares = [weights[task] * term.total / global_counts[task].clamp(min=1) for task, term in terms.items()]
     return sum(shares[1:], start=shares[0])

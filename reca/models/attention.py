@@ -36,16 +36,16 @@ def by_device(
 
     Args:
         module: the attention module.
-        query: [B, H, L, D].
-        key: [B, G, L', D], with H a multiple of G.
-        value: [B, G, L', D].
-        attention_mask: float, broadcastable to [B, H, L, L'], added to the scores.
-        dropout: must be 0; the model has none.
-        scaling: factor of the scores.
+        query: float [B, H, L, D].
+        key: float [B, G, L', D], with H a multiple of G.
+        value: float [B, G, L', D].
+        attention_mask: float, broadcastable to [B, H, L, L'], added to the scores; None hides nothing.
+        dropout: must be 0, which the models that use this have; on CPUs it is not read.
+        scaling: factor of the scores; None for 1 / sqrt(D).
         options: passed on to the fused kernel.
 
     Returns:
-        [B, L, H, D], and no attention weights.
+        float [B, L, H, D], and no attention weights.
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
@@ -73,7 +73,8 @@ def eager_by_device(
     On CPUs the fused kernel makes an update of OpenUni's tiny pre-training take 0.54 s of a core, this 0.33 s; a
     training step of 64 + 64 of Harmon's tiny pictures takes a fifth longer with it.
 
-    Arguments and result are those of `by_device`.
+    Arguments and result are those of `by_device`, but for the mask: what `mask_by_device` made, float [B, 1, L, L'] on
+    CPUs, bool [B, 1, L, L'] (True where visible) elsewhere, or None.
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
@@ -83,13 +84,25 @@ def eager_by_device(
 
 
 def mask_by_device(*sizes: Any, device: torch.device | str = "cpu", **options: Any) -> Tensor | None:
-    """transformers' mask for `eager_by_device` on a device: additive on CPUs, boolean or none elsewhere."""
+    """transformers' mask for `eager_by_device` on a device.
+
+    Args:
+        sizes: passed on, as transformers gives them.
+        device: where the scores will be.
+        options: passed on.
+
+    Returns:
+        On CPUs float [B, 1, L, L'], to be added to the scores; elsewhere bool of that shape, True where visible. None
+        where the kernel hides what is to be hidden without one.
+    """
     make = eager_mask if torch.device(device).type == "cpu" else sdpa_mask
     return make(*sizes, device=device, **options)
 
 
 def additive(visible: Tensor) -> Tensor:
-    """Additive float32 mask of a boolean one: 0 where visible, a finite hugely negative number elsewhere."""
+    """Additive float32 mask of a bool one, any shape: 0 where True (visible), -1e30 elsewhere, which is finite, so that
+    a row that sees nothing gives no NaN.
+    """
     return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -1e30)
 
 

@@ -6,7 +6,7 @@ code, exact resume, and results that do not depend on how examples are spread ov
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +48,17 @@ class Example:
     encoded: Mapping[str, np.ndarray]
 
 
+def stacked(examples: Sequence[Example], names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Encoded tensors of examples by name, batch axis first, in the data types that `encode` gave.
+
+    Args:
+        examples: at least one; their tensors of one name have the same shape.
+        names: which; None for all that the first example has.
+    """
+    wanted = examples[0].encoded if names is None else names
+    return {name: torch.from_numpy(np.stack([example.encoded[name] for example in examples])) for name in wanted}
+
+
 @dataclass(frozen=True)
 class LossTerm:
     """A loss as sum and count, so that means over several workers can be formed exactly.
@@ -62,7 +73,7 @@ class LossTerm:
 
     @property
     def mean(self) -> Tensor:
-        """Scalar float32: `total / count`, the loss as the papers state it."""
+        """Scalar float32: `total / max(count, 1)`, the loss as the papers state it."""
         return self.total / self.count.clamp(min=1)
 
 
@@ -110,33 +121,62 @@ class UnifiedModel(nn.Module, ABC):
             pixels: uint8 [B, 3, S, S], RGB, fitted to `geometry`.
 
         Returns:
-            Named tensors, batch axis first: everything later steps need of the image. They are cached and shared by
-            all epochs.
+            Named tensors, batch axis first, on the device of the model: everything later steps need of the image. They
+            are cached and shared by all epochs.
+
+        Raises:
+            ValueError: the pictures have another size.
         """
 
     @abstractmethod
     def collate(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Tokenize and stack examples of one task into a batch on the CPU.
 
+        Args:
+            task: what the batch is for.
+            examples: at least one.
+
+        Returns:
+            Named tensors, batch axis first; each family says which at the top of its module.
+
         Raises:
-            ValueError: naming the sample's key, when a text does not fit the model's context.
+            ValueError: naming the sample's key, when a text does not fit the model's context, has a word that the
+                tokenizer does not know, or is not what the task needs.
         """
 
     @abstractmethod
     def draw(self, task: Task, batch: Batch, seeds: Sequence[int]) -> dict[str, Tensor]:
-        """Make every random choice of one step from one 63-bit seed per example, whatever else is in the batch."""
+        """Make every random choice of one step from one 63-bit seed per example, whatever else is in the batch.
+
+        Args:
+            task: what the batch is for.
+            batch: of `collate`; its shapes are used.
+            seeds: one for each example.
+
+        Returns:
+            Named tensors on the CPU, batch axis first; each family says which at the top of its module.
+        """
 
     def draw_shared(self, task: Task, seed: int) -> dict[str, Tensor]:
-        """Random choices that hold for the whole global batch (no batch axis), from one 63-bit seed of the update.
+        """Random choices that hold for the whole global batch, from one 63-bit seed of the update.
 
-        Every worker has the same seed, however the batch is split. `loss` takes them among its draws. None by default.
+        Every worker has the same seed, however the batch is split. `loss` takes them among its draws.
+
+        Returns:
+            Named tensors on the CPU without a batch axis; none by default.
         """
         del task, seed
         return {}
 
     @abstractmethod
     def loss(self, task: Task, batch: Batch, draws: Draws) -> LossTerm:
-        """Pure loss of one task: same weights, batch and draws give the same value."""
+        """Pure loss of one task: same weights, batch and draws give the same value.
+
+        Args:
+            task: what the batch is for.
+            batch: of `collate`, on the device of the model.
+            draws: of `draw` and `draw_shared`, on the device of the model.
+        """
 
     def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor | None:
         """The count of `loss`, scalar float32, where batch and draws tell it without the network; else None.
@@ -151,9 +191,18 @@ class UnifiedModel(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
-        """Draw one image per prompt. Returns uint8 [B, 3, S, S]. Each image depends on its own prompt and seed only.
+        """Draw one image per prompt. Each depends on its own prompt and seed only.
+
+        Args:
+            prompts: captions.
+            seeds: 63 bits, one for each image.
+            sampling: sampler settings.
+
+        Returns:
+            uint8 [B, 3, S, S], RGB, of the side that `geometry` says, on the device of the model.
 
         Raises:
+            ValueError: naming the prompt, when it does not fit the model's context or has an unknown word.
             NonFiniteOutputError: naming the rows whose numbers are not finite (see `reca.models.finite`).
         """
 
@@ -161,17 +210,33 @@ class UnifiedModel(nn.Module, ABC):
     def reconstruct(
         self, encoded: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig
     ) -> Tensor:
-        """Draw images again, uint8 [B, 3, S, S], from their understanding embeddings and a template prompt each.
+        """Draw images again from their understanding embeddings and a template prompt each.
+
+        Args:
+            encoded: what `encode` gave for B images, on any device.
+            prompts: template prompts, one for each image.
+            seeds: 63 bits, one for each image.
+            sampling: sampler settings.
+
+        Returns:
+            As of `generate`.
 
         Raises:
+            ValueError: as in `generate`.
             NonFiniteOutputError: as in `generate`.
         """
 
     @abstractmethod
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
-        """Greedy answers to one question per image.
+        """Greedy answers to one question per image, without the end mark.
+
+        Args:
+            encoded: what `encode` gave for B images, on any device.
+            questions: one for each image.
+            max_new_tokens: ids of an answer at most, its end mark included.
 
         Raises:
+            ValueError: naming the question, when it does not fit the model's context or has an unknown word.
             NonFiniteOutputError: naming the rows with logits that are not finite before their answer ended.
         """
 
@@ -198,7 +263,11 @@ class UnifiedModel(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write a checkpoint in the published layout (safetensors), frozen parts included. Each tensor has the type it
-        was stored in, if that keeps its very value, else float32: what was not trained comes out bit for bit.
+        was stored in, if that keeps its very value, else the type in which it is held: what was not trained comes out
+        bit for bit.
+
+        Args:
+            folder: local folder; made where it is missing.
         """
 
 

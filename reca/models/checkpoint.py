@@ -66,16 +66,33 @@ def find_weights(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: no weights found; looked for {', '.join(names)}")
 
 
+def find_weights_or_pth(folder: Path) -> Path:
+    """The same, or the only `.pth` file of the folder, whatever its name: Harmon and OpenUni were released so.
+
+    Raises:
+        CheckpointError: when there is none, or more than one `.pth`.
+    """
+    try:
+        return find_weights(folder)
+    except CheckpointError as error:
+        others = sorted(folder.glob("*.pth"))
+        if len(others) == 1:
+            return others[0]
+        found = f"; found {', '.join(path.name for path in others)}, keep one of them" if others else ""
+        raise CheckpointError(f"{error}, or one .pth file{found}") from error
+
+
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a weight file (`.safetensors`, or a pickle of tensors only) or of the shards of an index.
+    """Names and tensors, of any shape and type, of a weight file (`.safetensors`, or a pickle of tensors only) or of
+    the shards of an index.
 
     Tensors are views of the mapped file: copy them before the file changes, and hold few at a time.
 
     Raises:
-        CheckpointError: the file is missing or broken, or is a pickle that wants to run code.
+        CheckpointError: naming the file, when it is missing or broken, or is a pickle that wants to run code.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: file is missing")
+        raise CheckpointError(f"{path}: file is missing; copy it from where the checkpoint came from")
     if path.name.endswith(".index.json"):
         for shard in _shards(path):
             yield from read_tensors(path.parent / shard)
@@ -108,7 +125,7 @@ def load_strict(
     """Copy a weight file into existing tensors, in their own data types, one tensor at a time.
 
     Args:
-        wanted: a module's state; every entry must be in the file.
+        wanted: a module's state, of any shape and type; every entry must be in the file, in its shape.
         path: weight file or index.
         rename: name in `wanted` of a name in the file; None for a tensor that is not wanted.
 
@@ -148,7 +165,7 @@ def storage_types(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, stor
     """Type in which each tensor is written.
 
     Args:
-        tensors: what is written.
+        tensors: what is written, of any shape and type.
         dtype: type of all floating-point tensors. None keeps what came in: each tensor has the type it had in the
             file, if that keeps its very value (always where nothing was trained), else its own.
         stored: types in the files that the tensors came from, as `load_strict` gave them.
@@ -164,7 +181,14 @@ def storage_types(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, stor
 def write_tensors(
     tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None, stored: Types = NO_TYPES
 ) -> None:
-    """Write safetensors in the types that `storage_types` says."""
+    """Write one file of safetensors in the types that `storage_types` says.
+
+    Args:
+        tensors: what to write, of any shape and type, on any device.
+        path: the file; folders on the way are made.
+        dtype: see `storage_types`.
+        stored: see `storage_types`.
+    """
     _write(tensors, path, storage_types(tensors, dtype, stored))
 
 
@@ -178,7 +202,7 @@ def write_sharded(
     """Write `model.safetensors`, or in the hub's way numbered shards and their index where that would be too large.
 
     Args:
-        tensors: what to write, in this order.
+        tensors: what to write, in this order, of any shape and type, on any device.
         folder: where.
         dtype: see `storage_types`.
         shard_bytes: a shard ends before it would exceed this (default of transformers: 5 GB).
@@ -225,7 +249,9 @@ def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def joined(target: Target) -> Tensor:
-    """The tensor as it is stored; a copy where it is made of several."""
+    """The tensor as it is stored: the target itself, of any shape and type, or a copy of its parts end to end along the
+    first axis.
+    """
     return target if isinstance(target, Tensor) else torch.cat(target)
 
 

@@ -101,11 +101,11 @@ class Conformance:
 
     @cached_property
     def encoded(self) -> dict[str, Tensor]:
-        """Three encoded pictures."""
+        """What `encode` gives for the three pictures."""
         return self.model.encode(self.pixels)
 
     def batch(self, model: UnifiedModel, task: Task, rows: Sequence[int] = (0, 1, 2)) -> dict[str, Tensor]:
-        """Batch of some of the three examples."""
+        """Batch of some of the three examples, as the family's `collate` makes it."""
         examples = [
             Example(f"row {row}", self.texts[task][row], {name: v[row].numpy() for name, v in self.encoded.items()})
             for row in rows
@@ -118,12 +118,12 @@ class Conformance:
         return model.loss(task, batch, _all_draws(model, task, batch, [SEEDS[row] for row in rows]))
 
     def generate(self, rows: Sequence[int] = (0, 1, 2), seeds: Sequence[int] = SEEDS, guidance: float = 0.0) -> Tensor:
-        """Pictures of some of the captions."""
+        """Pictures uint8 [B, 3, S, S] of some of the captions, one seed for each of them."""
         prompts = [self.texts["text_to_image"][row] for row in rows]
         return self.model.generate(prompts, seeds, SamplingConfig(guidance=guidance, steps=4))
 
     def reconstruct(self, guidance: float) -> Tensor:
-        """The three pictures drawn again."""
+        """The three pictures drawn again, uint8 [3, 3, S, S]."""
         sampling = SamplingConfig(guidance=guidance, steps=4)
         return self.model.reconstruct(self.encoded, self.texts["reconstruction"], SEEDS, sampling)
 

@@ -54,7 +54,7 @@ class Watch:
         self._odd: dict[str, Tensor] = {}
 
     def see(self, what: str, values: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Look at values, and give them back.
+        """Look at values, and give them back as they are.
 
         Args:
             what: they are, such as `LATENTS`.
@@ -97,6 +97,6 @@ class WatchedLogits(LogitsProcessor):
         self.watch, self.stop = watch, stop
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Scores float [B, V] of what follows the new ids int64 [B, n], unchanged."""
+        """Scores float [B, V] of what follows the new ids int64 [B, n], as they came: float [B, V]."""
         counted = None if self.stop is None else (input_ids != self.stop).all(dim=1)
         return self.watch.see(ANSWER, scores, counted)

@@ -25,12 +25,19 @@ def train_only_trainable(model: UnifiedModel) -> list[nn.Parameter]:
 class Overfitting:
     """Over-fitting a model to fixed batches and draws; weight decay is on, so that nothing frozen may be decayed.
 
+    It ends when every loss has fallen to `FALLEN` of its first value, but not before `LEAST_UPDATES` updates.
+
+    Args:
+        model: changed in place.
+        work: batch and draws of every task.
+        most: updates at most.
+
     Attributes:
         model: the model, trained.
         updates: updates made.
-        first: loss of each task before.
-        last: loss of each task after.
-        frozen: what is not trainable, before and after.
+        first: mean loss of each task before.
+        last: mean loss of each task after.
+        frozen: parameters and buffers that are not trainable by name, of any shape and type, before and after.
         changed: whether anything trainable changed.
     """
 

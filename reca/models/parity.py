@@ -14,15 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import msgspec
 import torch
 from rich.console import Console
 from rich.table import Column, Table
-from safetensors import safe_open
 from torch import Tensor
 
 from reca.models import FAMILIES
+from reca.models.checkpoint import read_tensors, stored_names
 from reca.models.errors import CheckpointError
+from reca.models.settings import read_json
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,44 @@ class FamilyParity(Protocol):
         ...
 
 
+class Recording:
+    """A folder of reference tensors.
+
+    Attributes:
+        folder: the folder.
+        settings: its `config.json`.
+        inputs: tensors of `inputs.safetensors` by name.
+        outputs: tensors of `outputs.safetensors` by name; each has to be compared.
+
+    Raises:
+        CheckpointError: naming a file that is missing or broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = read_json(folder / "config.json")
+        self.inputs = dict(read_tensors(folder / "inputs.safetensors"))
+        self.outputs = dict(read_tensors(folder / "outputs.safetensors"))
+
+    def recorded(self, *starts: str) -> bool:
+        """Whether the name of any output starts with one of these."""
+        return any(name.startswith(starts) for name in self.outputs)
+
+    def same(self, name: str, found: Tensor, limit: float = 0.0) -> Iterator[Check]:
+        """A check of what was found (shape and dtype of the output `name`), if there is such an output."""
+        if name in self.outputs:
+            yield compare(name, found, self.outputs[name], limit)
+
+
 def compare(quantity: str, found: Tensor, expected: Tensor, limit: float) -> Check:
-    """Largest absolute difference; integers and booleans must be equal whatever `limit` is."""
+    """Largest absolute difference of two tensors of one shape, any shape; another shape is an infinite error.
+
+    Args:
+        quantity: name of the check.
+        found: what is computed here.
+        expected: what was recorded. Integers and booleans must be equal whatever `limit` is.
+        limit: largest difference allowed.
+    """
     if found.shape != expected.shape:
         return Check(quantity, float("inf"), limit, f"shape {list(found.shape)}, expected {list(expected.shape)}")
     if not expected.is_floating_point():
@@ -70,8 +106,17 @@ def compare(quantity: str, found: Tensor, expected: Tensor, limit: float) -> Che
 
 
 def compare_norm(quantity: str, found: float, expected: float, limit: float) -> Check:
-    """Relative error of a norm."""
+    """Error of a norm relative to the recorded one; a recorded norm of 0 counts as 1e-12."""
     return Check(quantity, abs(found - expected) / max(abs(expected), 1e-12), limit, "relative")
+
+
+def compare_gradient(quantity: str, found: Tensor | None, expected: Tensor, limit: float) -> Check:
+    """Norm of a gradient's difference from the recorded one, any shape, relative to the norm of that; infinite where
+    there is no gradient of its shape.
+    """
+    if found is None or found.shape != expected.shape:
+        return Check(quantity, float("inf"), limit, "no gradient of this shape")
+    return Check(quantity, float((found - expected).norm() / expected.norm().clamp(min=1e-12)), limit, "relative norm")
 
 
 def check_folder(folder: Path) -> list[Check]:
@@ -84,14 +129,12 @@ def check_folder(folder: Path) -> list[Check]:
     try:
         checks = list(_family(folder).check(folder))
     except KeyError as error:
-        raise CheckpointError(f"{folder}: config.json or inputs.safetensors has no {error}") from error
+        raise CheckpointError(f"{folder}: config.json or a file of tensors has no {error}") from error
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    path = folder / "outputs.safetensors"
-    with safe_open(path, framework="pt") as outputs:
-        recorded = set(outputs.keys())
+    recorded = stored_names(folder / "outputs.safetensors")
     unchecked = sorted(recorded - {check.quantity for check in checks})
     return checks + [Check(name, float("inf"), 0.0, "unchecked") for name in unchecked]
 
@@ -130,10 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _family(folder: Path) -> FamilyParity:
     path = folder / "config.json"
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
+    config = read_json(path, "give a folder of reference tensors")
     # A family that transformers implements is compared with it in the tests, live, and has no reference folders.
     recorded = [family for family in FAMILIES if find_spec(f"reca.models.{family}.parity")]
     for family in recorded:

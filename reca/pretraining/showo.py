@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from reca.data.scenes import vocabulary
 from reca.models.base import Example
+from reca.models.losses import IGNORED
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
 from reca.models.showo.magvit import Magvit
 from reca.models.showo.model import ShowoModel
 from reca.models.showo.pixels import plain_resize
-from reca.models.showo.sequences import IGNORED
 from reca.models.words import build_word_tokenizer
 from reca.objectives import templates
 from reca.pretraining.config import TokenizerRecipe

@@ -42,7 +42,13 @@ class Board:
         self._failure: Failure | None = None
 
     def fit(self, board: Any, job: TrainingJob, work: WorkFolder) -> dict[str, Any]:
-        """Train to the end; returns what rank 0 returned."""
+        """Train to the end; returns what rank 0 returned.
+
+        Args:
+            board: handle of this actor, for the workers.
+            job: the job.
+            work: the work folder of this attempt.
+        """
         from reca.training.worker import WorkerPlan
         from reca.training.worker import work as body
 
@@ -94,7 +100,7 @@ class Board:
         return news
 
     def fail(self, kind: str, message: str, trace: str) -> None:
-        """Note an error that would come again; the first one counts."""
+        """Note an error that would come again (its class name, message and trace); the first one counts."""
         with self._lock:
             self._failure = self._failure or Failure(kind, message, trace)
 

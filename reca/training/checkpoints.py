@@ -103,7 +103,11 @@ class WorkFolder:
         self.fs.pipe_file(f"{self.root}/lease.json", json.dumps({"attempt": self.attempt}).encode())
 
     def check_lease(self) -> None:
-        """Raise [`LeaseLostError`][] when another attempt has the lease."""
+        """Make sure that no other attempt has the lease.
+
+        Raises:
+            LeaseLostError: when one has.
+        """
         holder = json.loads(self.fs.cat_file(f"{self.root}/lease.json"))["attempt"]
         if holder != self.attempt:
             raise LeaseLostError(f"{self.uri}: attempt {holder} has taken over; attempt {self.attempt} stops writing")
@@ -140,7 +144,16 @@ class WorkFolder:
         return sorted(found, key=lambda entry: (entry[1].update, entry[1].final), reverse=True)
 
     def fetch(self, folder: str, manifest: Manifest, into: Path) -> bool:
-        """Copy a checkpoint to the local folder `into`; False when a digest does not hold."""
+        """Copy a checkpoint.
+
+        Args:
+            folder: the checkpoint inside `fs`.
+            manifest: its manifest.
+            into: local folder; made where it is missing.
+
+        Returns:
+            False when a digest does not hold; `into` is then not to be used.
+        """
         for name, entry in manifest.files.items():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(f"{folder}/{name}", str(into / name))
@@ -164,8 +177,16 @@ class WorkFolder:
 
 
 def write_checkpoint(folder: Path, state: TrainingState, job: str, workers: int, threads: int, final: bool) -> None:
-    """Write a checkpoint into an empty local folder; with `final`, also `model/` and `ema.safetensors`, ready to
-    publish. In a sharded run every other worker must call `lend_parts` meanwhile."""
+    """Write a checkpoint. In a sharded run every other worker must call `lend_parts` meanwhile.
+
+    Args:
+        folder: an empty local folder.
+        state: what is written.
+        job: `job_digest` of the run.
+        workers: train workers of the run.
+        threads: torch threads of each.
+        final: also write `model/` and, where an average is kept, `ema.safetensors`, ready to publish.
+    """
     _write_tensors(folder, state, final)
     lines = [json.dumps(asdict(record)) for record in state.history]
     (folder / "history.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -212,7 +233,7 @@ def write_failure(error: OSError, uri: str) -> StorageError | None:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], list[UpdateRecord]]:
-    """Tensors and history of a checkpoint in a local folder."""
+    """Tensors, on the CPU, as `TrainingState.tensors` gave them, and history of a checkpoint in a local folder."""
     return load_file(folder / "state.safetensors"), read_history(folder / "history.jsonl")
 
 
@@ -223,6 +244,11 @@ def read_history(path: Path) -> list[UpdateRecord]:
 
 def resume(state: TrainingState, work: WorkFolder, update: int | None = None) -> bool:
     """Continue from the newest checkpoint (or the newest of one update) whose digests hold.
+
+    Args:
+        state: changed in place.
+        work: the run's work folder.
+        update: updates done in the wanted checkpoint; None for any.
 
     Returns:
         False when there is none; the state is then untouched.

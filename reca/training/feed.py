@@ -82,7 +82,18 @@ def prepare(
     model: UnifiedModel, tasks: Sequence[Task], slices: Mapping[str, Slice], update: int, seed: int
 ) -> dict[Task, Part]:
     """Collate and draw for every task of one update, or of a micro-batch of it. Draws depend on (seed, update,
-    position, task), and shared ones on (seed, update, task), never on the worker or the micro-batch."""
+    position, task), and shared ones on (seed, update, task), never on the worker or the micro-batch.
+
+    Args:
+        model: collates and draws.
+        tasks: which.
+        slices: this worker's rows by stream.
+        update: number of the update, from 0.
+        seed: seed of the run.
+
+    Raises:
+        ValueError: naming the row, when it has no caption and a task needs one, or its text does not fit.
+    """
     parts: dict[Task, Part] = {}
     for task in tasks:
         rows = slices[STREAM_OF[task]]
@@ -122,7 +133,9 @@ def _text(task: Task, row: Row, update: int, position: int, seed: int) -> str:
 
 
 def to_device(values: Mapping[str, Tensor], device: str) -> Mapping[str, Tensor]:
-    """Tensors on the device of the model; the same mapping when they are there already."""
+    """Tensors, of any shape and type, on the device of the model; the same mapping where that is the CPU, on which they
+    are made.
+    """
     if device == "cpu":
         return values
     return {name: value.to(device, non_blocking=True) for name, value in values.items()}

@@ -23,7 +23,7 @@ class Group:
     device: str = "cpu"
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of a tensor over all workers, in place."""
+        """Sum of a tensor over all workers, in place: of any type, and of one shape on all workers."""
         if self.world > 1:
             dist.all_reduce(values)
         return values

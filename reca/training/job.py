@@ -22,8 +22,8 @@ STREAM_OF: dict[str, Stream] = {
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message names what, where and the mend. Subclasses that are also `ValueError` would
-    come
-    again and are not worth a retry."""
+    come again and are not worth a retry.
+    """
 
 
 class NonFiniteError(TrainingError, ValueError):
@@ -139,6 +139,9 @@ def job_digest(job: TrainingJob) -> str:
     """32 hex digits over what decides the result: configuration, family, and the manifests of weights and data sets.
 
     A checkpoint is resumed only under an equal digest. Places and workers are not part of it.
+
+    Raises:
+        ValueError: weights or a data set that the job needs are missing.
     """
     content = {
         "family": job.family,

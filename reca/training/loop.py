@@ -85,7 +85,15 @@ class StepResult:
     """Global sums of one update, as every rank sees them."""
 
     def __init__(self, tasks: Sequence[Task], weights: Mapping[Task, float], sums: list[float], world: int) -> None:
-        """`sums`: loss totals by task, counts by task, samples, key digest, seconds waited, processor seconds."""
+        """Read the sums of one update.
+
+        Args:
+            tasks: the tasks, in the order of the sums.
+            weights: lambda of each.
+            sums: over all workers: loss totals by task, counts by task, samples, key digest, seconds waited, processor
+                seconds.
+            world: number of workers.
+        """
         n = len(tasks)
         self.losses: dict[str, float] = {t: sums[i] / max(sums[n + i], 1.0) for i, t in enumerate(tasks)}
         self.loss = math.fsum(weights[task] * self.losses[task] for task in tasks)
@@ -141,8 +149,13 @@ class Stepper:
         )
 
     def step(self, pieces: Sequence[Mapping[Task, Part]], slices: Mapping[str, Slice], waited: float) -> StepResult:
-        """One update over one or more micro-batches. When the result carries a failure, the weights were not
-        touched."""
+        """One update over one or more micro-batches. When the result carries a failure, the weights were not touched.
+
+        Args:
+            pieces: the work of each micro-batch.
+            slices: this worker's rows in the update, for their fingerprint.
+            waited: seconds that this worker waited for them.
+        """
         samples = sum(len(part.keys) for parts in pieces for part in parts.values())
         self.state.optimizer.zero_grad(set_to_none=True)
         at_once = len(pieces) == 1

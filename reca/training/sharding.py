@@ -38,12 +38,14 @@ def shard(root: nn.Module, group: Group) -> None:
 
 
 def whole(value: Tensor) -> Tensor:
-    """The whole of a tensor, gathered when it is sharded: every worker has to ask for it then."""
+    """The whole of a tensor of any shape and type, gathered when it is sharded: every worker has to ask for it then."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def own_part(value: Tensor, like: Tensor) -> Tensor:
-    """A copy on the device of `like` of a whole tensor, or of this worker's part of it when `like` is sharded."""
+    """A copy, on the device of `like`, of a whole tensor, or of this worker's part of it when `like` is sharded.
+    `value` has the shape of the whole and any type, which is kept.
+    """
     if not isinstance(like, DTensor):
         return value.to(like.device, copy=True)
     part = distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

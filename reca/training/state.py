@@ -58,7 +58,7 @@ class Losses(nn.Module):
     """Losses of all tasks as two tensors, which is what a distributed wrapper can follow back to the weights."""
 
     def __init__(self, model: UnifiedModel, tasks: Sequence[Task]) -> None:
-        """`tasks`: which, in the order of the outputs."""
+        """Wrap a model; `tasks` are in the order of the outputs."""
         super().__init__()
         self.model = model
         self.tasks = tasks
@@ -102,6 +102,9 @@ class TrainingState:
             model: changed in place.
             config: objective and optimizer.
             over: workers to shard over; each holds everything when there is one, or None is given.
+
+        Raises:
+            ValueError: naming a trainable weight that is not float32.
         """
         model.train()
         model.requires_grad_(False)
@@ -118,7 +121,7 @@ class TrainingState:
         return cls(losses, model, sharded, parameters, build_optimizer(parameters, config), average)
 
     def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What `tensors` gives, one after another where the weights are; in a sharded run every worker must ask."""
+        """What `tensors` gives, one by one on the device of the weights; in a sharded run every worker must ask."""
         for name, parameter in self.parameters.items():
             yield f"weights/{name}", whole(parameter.detach())
             for part, value in self.optimizer.state.get(parameter, {}).items():
@@ -127,13 +130,20 @@ class TrainingState:
                 yield f"ema/{name}", whole(self.average.weights[name])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies on the CPU: `weights/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`, and `ema/NAME` where
-        kept."""
+        """Copies on the CPU, float32 in the weights' shapes: `weights/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and
+        `ema/NAME` where kept; `step/NAME`, updates made, is a float32 scalar.
+        """
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.whole_tensors()}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], update: int, history: list[UpdateRecord]) -> None:
-        """Take over what `tensors` gave. Parameters that never had a gradient have no optimizer state, then as now."""
+        """Take over a checkpoint. Parameters that never had a gradient have no optimizer state, then as now.
+
+        Args:
+            tensors: what `tensors` gave.
+            update: updates done.
+            history: one record for each of them.
+        """
         for name, parameter in self.parameters.items():
             parameter.copy_(own_part(tensors[f"weights/{name}"], parameter))
             if f"step/{name}" in tensors:

@@ -15,6 +15,10 @@ def local_copy(uri: str) -> Path:
 
     Copies lie in `$RECA_CACHE` (default: `reca-data` in the temporary folder) under a digest of names, sizes and
     entity tags.
+
+    Raises:
+        ValueError: there is nothing at a remote `uri` (a local path is not looked at).
+        OSError: the place cannot be reached, or the copy cannot be written.
     """
     fs, path = filesystem(uri)
     if is_local(fs):
@@ -47,7 +51,7 @@ def _fetch_folder(uri: str, names: list[str], folder: Path) -> None:
 
 
 def download(uri: str, names: list[str], into: Path) -> None:
-    """Copy the named files of a folder to a local folder."""
+    """Copy files of a folder, named relative to `uri`, to a local folder."""
     fs, path = filesystem(uri)
     for name in names:
         (into / name).parent.mkdir(parents=True, exist_ok=True)

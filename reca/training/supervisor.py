@@ -94,12 +94,16 @@ def train(
         progress: called now and then with one line.
         on_records: called in this process with new records of the loss curve, in order; may raise to end the run.
 
+    Returns:
+        Figures of the whole run; the model and its loss curve are then in `job.output`.
+
     Raises:
         ValueError: bad configuration or data, found before the start or by a worker.
         CapacityError: more workers than the cluster can ever hold.
         NonFiniteError: NaN or infinite loss or gradient; the batch is recorded in the work folder.
+        StorageError: the work folder cannot be written.
         StalledError: no update within `job.stall_seconds`.
-        TrainingError: workers died more often than `job.worker_retries`.
+        TrainingError: workers died more often than `job.worker_retries`, or a newer attempt took the work folder over.
     """
     import ray
 

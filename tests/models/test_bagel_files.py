@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from showo_tiny import tiny_model as tiny_showo
 
 from reca.models import family_class
+from reca.models.autoencoder import published_state
 from reca.models.bagel import files
 from reca.models.bagel.config import BAGEL_7B, BagelConfig, ImageRule, LanguageSizes, VaeSizes, read_config
 from reca.models.bagel.model import BagelModel
@@ -158,7 +159,7 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 
 def test_the_encoder_begins_at_its_base_width_whatever_its_first_level_has() -> None:
     vae = Vae(VaeSizes(8, (3, 1), blocks=1, latent_channels=4, norm_groups=4))
-    shapes = {name: tuple(value.shape) for name, value in files.autoencoder_tensors(vae.autoencoder).items()}
+    shapes = {name: tuple(value.shape) for name, value in published_state(vae.autoencoder).items()}
     assert shapes["encoder.conv_in.weight"] == (8, 3, 3, 3)
     assert shapes["encoder.down.0.block.0.nin_shortcut.weight"] == (24, 8, 1, 1)
     assert shapes["encoder.down.0.downsample.conv.weight"] == (24, 24, 3, 3)
@@ -199,7 +200,7 @@ def test_the_real_model_has_the_released_shapes() -> None:
     network = files.network_tensors(model.network)
     assert len(network) == 1223
     assert sum(value.numel() for value in network.values()) == 14_607_260_128
-    autoencoder = files.autoencoder_tensors(model.vae.autoencoder)
+    autoencoder = published_state(model.vae.autoencoder)
     assert len(autoencoder) == 244
     assert sum(value.numel() for value in autoencoder.values()) == 83_819_683
 

@@ -9,9 +9,9 @@ import torch
 from harmon_tiny import tiny_config, tiny_model, with_latents
 from safetensors.torch import load_file, save_file
 
+from reca.models.autoencoder import published_state
 from reca.models.checkpoint import read_tensors
 from reca.models.errors import CheckpointError
-from reca.models.harmon.autoencoder import published_state
 from reca.models.harmon.config import HARMON_0_5B, HARMON_1_5B, HarmonConfig, read_config, write_config
 from reca.models.harmon.files import HEAD
 from reca.models.harmon.model import HarmonModel
@@ -211,6 +211,7 @@ def test_bad_configurations_are_named(folder: Path) -> None:
         ({"mar": {**good["mar"], "encoder_num_heads": 5}}, "no multiple of mar.encoder_num_heads=5"),
         ({"llm": {**good["llm"], "use_sliding_window": True}}, "sliding windows"),
         ({"llm": {**good["llm"], "hidden_size": "wide"}}, "hidden_size"),
+        ({"llm": {**good["llm"], "rope_parameters": {"rope_type": "default"}}}, "rope_parameters has no rope_theta"),
         ({"reca": {"image_size": 2}}, "image_size is 2"),
         ({"reca": {"image_size": 64}}, "takes 259 positions"),
         ({"reca": {"colour": 1}}, "unknown fields.*colour"),
@@ -221,7 +222,7 @@ def test_bad_configurations_are_named(folder: Path) -> None:
             HarmonModel.load(folder)
         assert "config.json" in str(caught.value)
     path.write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: Input data was truncated"):
+    with pytest.raises(CheckpointError, match=r"config\.json: no JSON object: Input data was truncated"):
         HarmonModel.load(folder)
     path.unlink()
     with pytest.raises(CheckpointError, match="file is missing"):

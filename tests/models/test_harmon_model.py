@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from reca.models.base import LossTerm, Task
-from reca.models.harmon.collation import IGNORED
 from reca.models.harmon.model import HarmonModel
+from reca.models.losses import IGNORED
 
 DRAWING: list[Task] = ["reconstruction", "text_to_image"]
 

@@ -8,13 +8,12 @@ from PIL import Image
 from torch.nn import functional
 
 from reca.config import SamplingConfig
+from reca.models.autoencoder import published_name, published_state
 from reca.models.harmon import diffusion, pixels
 from reca.models.harmon.autoencoder import (
     build_autoencoder,
     decode_latents,
     image_moments,
-    published_name,
-    published_state,
 )
 from reca.models.harmon.collation import Collator, padded
 from reca.models.harmon.config import VaeSizes
@@ -23,7 +22,8 @@ from reca.models.harmon.head import DiffusionHead
 from reca.models.harmon.mar import Mar, attend, resized
 from reca.models.harmon.masking import hidden_counts, mask_rate, split
 from reca.models.harmon.network import positions
-from reca.models.harmon.text import build_word_tokenizer, prompt, token_ids
+from reca.models.harmon.text import build_word_tokenizer, prompt
+from reca.models.words import text_ids
 
 
 def test_mask_rates_are_a_truncated_normal_distribution() -> None:
@@ -234,7 +234,7 @@ def test_layouts_of_prompts() -> None:
     assert batch["ids"][0].tolist() == [*front, one, one, words["is"], *text, words["?"], *close, *answer, one]
     assert batch["labels"][0].tolist() == [*[-100] * 13, *answer, -100]
     assert collator.answer([*answer, words["cat"]]) == "red"
-    assert token_ids(tokenizer, [prompt("")], ["x"])[0][:3] == [*front, one]
+    assert text_ids(tokenizer, [prompt("")], ["x"])[0][:3] == [*front, one]
 
 
 def test_padding_takes_no_positions() -> None:

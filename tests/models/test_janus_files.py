@@ -192,6 +192,12 @@ def test_missing_files_are_named(folder: Path, name: str) -> None:
         JanusProModel.load(folder)
 
 
+def test_broken_generation_settings_are_named(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: .*copy it again"):
+        JanusProModel.load(folder)
+
+
 def test_missing_weights_are_named(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no weights found"):

@@ -9,10 +9,10 @@ from torch.nn import functional
 from reca.config import SamplingConfig
 from reca.models.base import LossTerm, Task
 from reca.models.finite import Watch
-from reca.models.janus.collation import IGNORED
 from reca.models.janus.config import janus_pro_1b, janus_pro_7b
 from reca.models.janus.decoding import Prefix, seeded_draws, stacked, states
 from reca.models.janus.model import CAPTION_DROPOUT, JanusProModel
+from reca.models.losses import IGNORED
 
 SAMPLING = SamplingConfig(guidance=2.0, temperature=1.0)
 TEXTS: dict[Task, list[str]] = {
@@ -243,7 +243,7 @@ def test_encode_gives_codes_and_features(model: JanusProModel) -> None:
 
 def test_images_of_another_size_are_refused(model: JanusProModel) -> None:
     for side in (3, 32):
-        with pytest.raises(ValueError, match=rf"\[3, {side}, {side}\].*takes \[3, 16, 16\]"):
+        with pytest.raises(ValueError, match=rf"shape \[1, 3, {side}, {side}\], expected \[B, 3, 16, 16\]"):
             model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
 
 

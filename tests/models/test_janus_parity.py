@@ -17,11 +17,12 @@ from transformers.models.janus.processing_janus import JanusProcessor
 
 from reca.models.base import Task
 from reca.models.finite import Watch
-from reca.models.janus.collation import IGNORED, Collator
+from reca.models.janus.collation import Collator
 from reca.models.janus.config import Sizes
 from reca.models.janus.model import JanusProModel
 from reca.models.janus.tokenizer import ENDS, IMAGE_MARKS, ROLES, find_marks
 from reca.models.janus.vq import image_codes
+from reca.models.losses import IGNORED
 
 PROMPTS = ["a red cat", "two blue dogs and a cat", "a cat and a red cat"]
 QUESTIONS = ["what colour is the cat?", "is the cat red?", "what is the image?"]

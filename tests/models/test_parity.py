@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from reca.models import FAMILIES, family_class
 from reca.models.errors import CheckpointError
-from reca.models.parity import Check, check_folder, compare, compare_norm, main
+from reca.models.parity import Check, check_folder, compare, compare_gradient, compare_norm, main
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "showo"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="no reference tensors beside the checkout")
@@ -48,7 +48,7 @@ def test_settings_that_are_not_implemented_are_refused_by_name(
     settings = json.loads((folder / "config.json").read_text())
     (settings[part] if part else settings)[name] = value
     (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=f"{name} is {value!r}; only"):
+    with pytest.raises(CheckpointError, match=f"{name} is {value!r}, but only"):
         check_folder(folder)
 
 
@@ -74,6 +74,24 @@ def test_folders_of_no_family_are_refused(tmp_path: Path, capsys: pytest.Capture
         check_folder(tmp_path)
     assert main([str(tmp_path), str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_missing_and_broken_files_of_tensors_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"showo": {}, "magvit": {}}')
+    with pytest.raises(CheckpointError, match=r"inputs\.safetensors: file is missing"):
+        check_folder(tmp_path)
+    (tmp_path / "inputs.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(CheckpointError, match=r"inputs\.safetensors: broken"):
+        check_folder(tmp_path)
+    assert main([str(tmp_path)]) == 1
+
+
+def test_gradients_are_compared_by_the_norm_of_their_difference() -> None:
+    expected = torch.tensor([3.0, 4.0])
+    assert compare_gradient("x", expected * 1.1, expected, 0.2).error == pytest.approx(0.1)
+    assert not compare_gradient("x", expected * 1.1, expected, 0.05).ok
+    assert not compare_gradient("x", None, expected, 1.0).ok
+    assert not compare_gradient("x", torch.zeros(3), expected, 10.0).ok
 
 
 def test_comparisons() -> None:

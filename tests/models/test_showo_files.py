@@ -105,8 +105,16 @@ def test_published_configurations_are_read(tmp_path: Path) -> None:
     assert read_config(tmp_path) == SHOWO_512
     edit(tmp_path / "config.json", num_vq_tokens=256)
     assert read_config(tmp_path) == SHOWO_256
-    edit(tmp_path / "config.json", w_clip_vit=False)
-    with pytest.raises(CheckpointError, match="w_clip_vit"):
+    for changes, message in (
+        ({"num_vq_tokens": 250}, "num_vq_tokens is 250"),
+        ({"num_vq_tokens": "many"}, "num_vq_tokens is 'many'"),
+        ({"num_vq_tokens": 256, "w_clip_vit": False}, "w_clip_vit"),
+    ):
+        edit(tmp_path / "config.json", **changes)
+        with pytest.raises(CheckpointError, match=rf"config\.json: {message}"):
+            read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"w_clip_vit": True, "num_vq_tokens": 256}))
+    with pytest.raises(CheckpointError, match=r"config\.json: llm_vocab_size is missing"):
         read_config(tmp_path)
 
 

@@ -1,8 +1,8 @@
 import torch
 
+from reca.models.losses import IGNORED
 from reca.models.showo.config import Vocabulary
 from reca.models.showo.masking import mask_codes
-from reca.models.showo.sequences import IGNORED
 
 V = Vocabulary(text_size=100, codes=64, end_of_text=99)
 

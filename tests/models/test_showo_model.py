@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from reca.config import SamplingConfig
 from reca.models.base import LossTerm, Task
+from reca.models.losses import IGNORED
 from reca.models.showo import sequences
 from reca.models.showo.decoding import Layout
 from reca.models.showo.model import ShowoModel
-from reca.models.showo.sequences import IGNORED
 
 SAMPLING = SamplingConfig(guidance=2.0, steps=4, temperature=1.0)
 TEXTS: dict[Task, list[str]] = {

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from reca.models.losses import IGNORED
 from reca.models.showo import sequences
 from reca.models.showo.config import Vocabulary
-from reca.models.showo.sequences import IGNORED
 
 V = Vocabulary(text_size=100, codes=8, end_of_text=99)
 EOT, PAD = 99, 100

@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from reca.models.errors import CheckpointError
-from reca.models.words import build_word_tokenizer, load_tokenizer, text_ids
+from reca.models.words import (
+    answer_text,
+    build_word_tokenizer,
+    load_tokenizer,
+    numbered,
+    questions_and_answers,
+    text_ids,
+)
 
 
 def test_words_are_lower_cased_and_punctuation_stands_alone(tmp_path: Path) -> None:
@@ -19,6 +26,17 @@ def test_words_are_lower_cased_and_punctuation_stands_alone(tmp_path: Path) -> N
 def test_unknown_words_are_named() -> None:
     with pytest.raises(ValueError, match=r"second: .*'blue'"):
         text_ids(build_word_tokenizer(["a cat"]), ["a cat", "a blue cat"], ["first", "second"])
+
+
+def test_answers_end_at_the_mark_and_rows_need_a_question() -> None:
+    tokenizer = build_word_tokenizer(["a red cat"])
+    (ids,) = text_ids(tokenizer, ["a cat"], ["x"])
+    end = tokenizer.eos_token_id
+    assert answer_text(tokenizer, [*ids, end, ids[0]], end) == answer_text(tokenizer, ids, end) == "a cat"
+    assert questions_and_answers(["is it?\nred\ncat"], ["x"]) == (["is it?"], ["red\ncat"])
+    with pytest.raises(ValueError, match=r"second: .*question, newline, answer; found only 'red'"):
+        questions_and_answers(["a\nb", "red"], ["first", "second"])
+    assert numbered("prompt", ["a", "b"]) == ["prompt 0", "prompt 1"]
 
 
 def test_no_texts_and_empty_texts() -> None:

@@ -13,20 +13,20 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
     """Masked attention with scale 1 / sqrt(D): the fused kernel on accelerators, an explicit softmax on CPUs.
 
     Args:
-        query: [B, H, Q, D].
-        key: [B, G, K, D], with H a multiple of G.
-        value: [B, G, K, D].
-        mask: bool [B, 1, Q, K], true where visible; every row sees something.
+        query: float [B, H, Q, D].
+        key: float [B, G, K, D], with H a multiple of G.
+        value: float [B, G, K, D].
+        mask: bool [B, 1, Q, K], True where visible; every row sees something.
 
     Returns:
-        [B, H, Q, D].
+        float [B, H, Q, D].
     """
     return (explicit if query.device.type == "cpu" else fused)(query, key, value, mask)
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """`attention` through PyTorch's fused kernels. Key and value heads are repeated, because not every kernel that
-    takes a mask takes fewer of them.
+    """`attention` through PyTorch's fused kernels, with its arguments and result. Key and value heads are repeated,
+    because not every kernel that takes a mask takes fewer of them.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -34,7 +34,7 @@ def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 
 
 def explicit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """`attention` as two matrix products and a softmax."""
+    """`attention` as two matrix products and a softmax in float32, with its arguments and result."""
     groups = key.shape[1]
     grouped = query.unflatten(1, (groups, -1))
     scores = torch.matmul(grouped.flatten(2, 3) * query.shape[-1] ** -0.5, key.transpose(2, 3))
@@ -79,12 +79,12 @@ class PackedAttention:
 
         Args:
             layer: number of the layer (not needed here).
-            query: [S, H, D] in expert order.
-            key: [S, G, D].
-            value: [S, G, D].
+            query: float [S, H, D] in expert order.
+            key: float [S, G, D] in expert order.
+            value: float [S, G, D] in expert order.
 
         Returns:
-            [S, H, D] in expert order.
+            float [S, H, D] in expert order.
         """
         query, key, value = query[self.order], key[self.order], value[self.order]
         done, first = list[Tensor](), 0

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from reca.models.bagel.config import BagelConfig
 from reca.models.bagel.packing import Layout, Marks, Picture, Split, Text, pack
 from reca.models.base import Batch, Example, Task
-from reca.models.words import text_ids
+from reca.models.words import answer_text, numbered, questions_and_answers, text_ids
 
 
 class Collator:
@@ -40,7 +40,7 @@ class Collator:
         self.marks = marks
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task.
+        """Batch of one task (see the top of the module).
 
         Raises:
             ValueError: naming the sample, when it does not fit the context or its text is not what the task needs.
@@ -54,9 +54,8 @@ class Collator:
             batch |= _stack("latent", ["latent_mean", "latent_std"], examples, self.config.latent_patch_size)
         answers: list[list[int]] = [[] for _ in names]
         if task == "image_to_text":
-            pairs = [_question_and_answer(text, name) for text, name in zip(texts, names, strict=True)]
-            texts = [question for question, _ in pairs]
-            answers = text_ids(self.tokenizer, [answer for _, answer in pairs], names)
+            texts, answered = questions_and_answers(texts, names)
+            answers = text_ids(self.tokenizer, answered, names)
             batch |= _rows("answer", answers)
         ids = text_ids(self.tokenizer, texts, names)
         grids = [batch[name] for name in ("feature_grid", "latent_grid") if name in batch]
@@ -66,12 +65,17 @@ class Collator:
         return {**batch, **_rows("text", ids)}
 
     def prompts(self, texts: Sequence[str], pictures: int, what: str = "prompt") -> list[list[int]]:
-        """Ids of prompts that share a context with `pictures` tokens of pictures.
+        """Ids of prompts, without marks.
+
+        Args:
+            texts: the prompts.
+            pictures: tokens that share the context with each: of pictures, their marks included, and of an answer.
+            what: what to call a prompt in an error message.
 
         Raises:
             ValueError: a prompt is too long or has an unknown word.
         """
-        names = [f"{what} {number}" for number in range(len(texts))]
+        names = numbered(what, texts)
         rows = text_ids(self.tokenizer, texts, names)
         for name, row in zip(names, rows, strict=True):
             self.check(name, len(row) + 2, pictures)
@@ -79,6 +83,11 @@ class Collator:
 
     def check(self, name: str, text: int, pictures: int) -> None:
         """Refuse what does not fit the context.
+
+        Args:
+            name: what to call it in the message.
+            text: its text tokens, marks included.
+            pictures: its other tokens, marks included.
 
         Raises:
             ValueError: naming the sample.
@@ -92,8 +101,7 @@ class Collator:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the end mark."""
-        words = ids[: ids.index(self.marks.end)] if self.marks.end in ids else ids
-        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.marks.end)
 
     def layout(self, task: Task, batch: Batch, dropped: Sequence[bool]) -> Layout:
         """Pack a batch: [seen picture][text][noised picture], as far as the task has them, or question and answer.
@@ -121,7 +129,13 @@ class Collator:
 
 
 def random_draws(batch: Batch, seeds: Sequence[int], config: BagelConfig) -> dict[str, Tensor]:
-    """Draws of a drawing task, as `reca.models.bagel.model` describes them, from one generator per example."""
+    """Draws of a drawing task on the CPU, as `reca.models.bagel.model` describes them, from one generator per example.
+
+    Args:
+        batch: its `latent_mean` and `latent_grid` are used, the filling of smaller pictures gets no draws.
+        seeds: 63 bits, one for each example.
+        config: sizes.
+    """
     shape, patch = batch["latent_mean"].shape, config.latent_patch_size
     draws = {name: torch.empty(len(seeds)) for name in ("text_drop", "timestep")}
     draws["noise"] = torch.zeros(len(seeds), shape[2] * shape[3] // patch**2, config.token_values)
@@ -134,13 +148,6 @@ def random_draws(batch: Batch, seeds: Sequence[int], config: BagelConfig) -> dic
         size = (shape[1], rows * patch, columns * patch)
         draws["posterior"][row, :, : size[1], : size[2]] = torch.randn(size, generator=generator)
     return draws
-
-
-def _question_and_answer(text: str, name: str) -> tuple[str, str]:
-    question, found, answer = text.partition("\n")
-    if not found:
-        raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {text!r}")
-    return question, answer
 
 
 def _rows(name: str, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from reca.models.errors import CheckpointError
+from reca.models.settings import converted, known_fields, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -248,9 +249,8 @@ def write_config(config: BagelConfig, folder: Path) -> None:
             "num_hidden_layers": config.vision.num_hidden_layers + 1,
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+        write_json(content, folder / name)
 
 
 def read_config(folder: Path) -> BagelConfig:
@@ -262,15 +262,16 @@ def read_config(folder: Path) -> BagelConfig:
     Raises:
         CheckpointError: a file is missing, is no JSON, or holds a field that is unknown or of the wrong type.
     """
-    language, vision = (_read_json(folder / name) for name in _PARTS.values())
-    if "num_hidden_layers" in vision:
+    mend = (
+        "a BAGEL checkpoint has llm_config.json, vit_config.json, ema.safetensors, ae.safetensors and a tokenizer; "
+        "copy what is missing from the release"
+    )
+    language, vision = (read_json(folder / name, mend) for name in _PARTS.values())
+    if isinstance(vision.get("num_hidden_layers"), int):
         vision["num_hidden_layers"] -= 1
-    known = {
-        "language": {name: language[name] for name in LanguageSizes.__dataclass_fields__ if name in language},
-        "vision": {name: vision[name] for name in VisionSizes.__dataclass_fields__ if name in vision},
-    }
+    known = {"language": known_fields(language, LanguageSizes), "vision": known_fields(vision, VisionSizes)}
     path = folder / "config.json"
-    main = _read_json(path) if path.is_file() else {}
+    main = read_json(path) if path.is_file() else {}
     family = main.pop("family", None)
     if family is None:
         main = {"checkpointing": BAGEL_7B.checkpointing}
@@ -279,19 +280,4 @@ def read_config(folder: Path) -> BagelConfig:
     unknown = sorted(set(main) - set(BagelConfig.__dataclass_fields__))
     if unknown:
         raise CheckpointError(f"{path}: unknown fields: {', '.join(unknown)}")
-    try:
-        return msgspec.convert({**main, **known}, BagelConfig)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise CheckpointError(f"{folder}: config.json, llm_config.json or vit_config.json: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: file is missing; a BAGEL checkpoint has llm_config.json, vit_config.json, ema.safetensors, "
-            "ae.safetensors and a tokenizer"
-        ) from error
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: no JSON object: {error}") from error
+    return converted({**main, **known}, BagelConfig, f"{folder}: config.json, llm_config.json or vit_config.json")

@@ -17,8 +17,8 @@ class Context:
     """What a batch has read so far. Appending gives a new context; the old one stays as it is.
 
     Attributes:
-        keys: for each layer [B, L, G, D], after norm and rotation. A picture's two marks come before its tokens.
-        values: for each layer [B, L, G, D].
+        keys: for each layer float [B, L, G, D], after norm and rotation. A picture's two marks come before its tokens.
+        values: for each layer float [B, L, G, D].
         valid: bool [B, L]; texts of one batch may differ in length.
         position: int64 [B], next rope position.
     """
@@ -61,7 +61,9 @@ class Reader:
 
     @torch.no_grad()
     def tokens(self, context: Context, rows: Sequence[Sequence[int]]) -> tuple[Context, Tensor]:
-        """Read ids as they are; also logits [B, V] of what follows the last id of each row."""
+        """Read ids as they are, one list for each context, at least one id each; also gives logits float [B, V] of what
+        follows the last id of each row.
+        """
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         longest = int(lengths.max())
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
@@ -77,7 +79,12 @@ class Reader:
 
     @torch.no_grad()
     def greedy(self, context: Context, count: int, watch: Watch) -> tuple[Tensor, Tensor]:
-        """Continue contexts by a text; `watch` sees the logits of rows that have not ended.
+        """Continue contexts by a text.
+
+        Args:
+            context: what was read.
+            count: new ids at most, at least 1.
+            watch: sees the logits of rows that have not ended.
 
         Returns:
             int64 [B, n] ids after the opening mark, n <= `count` (shorter once every row has ended), and their logits
@@ -108,7 +115,12 @@ class Reader:
 
     @torch.no_grad()
     def latents(self, context: Context, tokens: Tensor, columns: int) -> Context:
-        """Read clean latent tokens float32 [B, rows * columns, C] (time 0).
+        """Read clean latent tokens (time 0).
+
+        Args:
+            context: what was read.
+            tokens: float32 [B, rows * columns, C].
+            columns: columns of the picture.
 
         Raises:
             ValueError: the grid does not fit the position table.
@@ -118,7 +130,17 @@ class Reader:
 
     @torch.no_grad()
     def velocity(self, context: Context, tokens: Tensor, times: Tensor, columns: int) -> Tensor:
-        """Velocities float32 [B, N, C] of noised tokens [B, N, C] at times [B]; the context is left as it is."""
+        """Velocities float32 [B, N, C] of noised tokens; the context is left as it is.
+
+        Args:
+            context: what was read.
+            tokens: float32 [B, N, C], N = rows * columns.
+            times: float32 [B] in [0, 1]; 1 is noise.
+            columns: columns of the picture.
+
+        Raises:
+            ValueError: the grid does not fit the position table.
+        """
         _, gen, _ = self._latents(context, tokens, times, columns)
         return self.network.llm2vae(gen).float()
 

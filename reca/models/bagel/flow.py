@@ -13,11 +13,11 @@ from torch import Tensor
 from reca.models.bagel.config import Guidance
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(noised tokens [B, N, D], times [B]) to velocities [B, N, D]."""
+"""(noised tokens float32 [B, N, D], times float32 [B]) to velocities float32 [B, N, D]."""
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:
-    """s t / (1 + (s - 1) t): more time near noise for s > 1."""
+    """s t / (1 + (s - 1) t) of times t float32, any shape, in [0, 1]: more time near noise for s > 1."""
     return shift * times / (1 + (shift - 1) * times)
 
 
@@ -33,7 +33,13 @@ def time_grid(steps: int, shift: float) -> Tensor:
 
 
 def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """(1 - t) * clean + t * noise, for `times` that broadcast."""
+    """(1 - t) * clean + t * noise, float32 [..., D].
+
+    Args:
+        clean: float32 [..., D], latent tokens.
+        noise: float32 [..., D], standard normal.
+        times: float32 in [0, 1], of a shape that broadcasts with those.
+    """
     return (1 - times) * clean + times * noise
 
 
@@ -42,9 +48,10 @@ class Step:
     """One step of the sampler.
 
     Attributes:
-        state: [B, N, D] tokens before the step.
-        raw: velocities without guidance: conditional, then text-free and image-free as far as they were needed.
-        velocity: [B, N, D] after guidance.
+        state: float32 [B, N, D] tokens before the step.
+        raw: velocities float32 [B, N, D] without guidance: conditional, then text-free and image-free as far as they
+            were needed.
+        velocity: float32 [B, N, D] after guidance.
     """
 
     state: Tensor
@@ -53,7 +60,7 @@ class Step:
 
 
 def sample(branches: Sequence[Velocity], noise: Tensor, times: Tensor, guidance: Guidance) -> Iterator[Step | Tensor]:
-    """Euler steps from noise to latents. Yields each `Step`, then the final tokens [B, N, D].
+    """Euler steps from noise to latents. Yields each `Step`, then the final tokens float32 [B, N, D].
 
     Args:
         branches: velocity given everything, without the text, and without the pictures.
@@ -79,14 +86,14 @@ def sample(branches: Sequence[Velocity], noise: Tensor, times: Tensor, guidance:
 
 
 def guide(velocity: Tensor, text_free: Tensor, image_free: Tensor | None, guidance: Guidance) -> Tensor:
-    """Guided velocity [B, N, D]: text step, image step, and a norm that may not exceed the conditional one's.
+    """Guided velocity float32 [B, N, D]: text step, image step, and a norm that may not exceed the conditional one's.
 
     The global norm is taken over each picture of the batch by itself (the released code packs one picture).
 
     Args:
-        velocity: conditional velocity.
-        text_free: velocity without the text.
-        image_free: velocity without the pictures; None where the image scale is 1.
+        velocity: float32 [B, N, D], conditional velocity.
+        text_free: float32 [B, N, D], velocity without the text.
+        image_free: float32 [B, N, D], velocity without the pictures; None where the image scale is 1.
         guidance: scales and renormalisation.
     """
 

@@ -39,18 +39,18 @@ def resize(picture: NDArray[np.uint8], rule: ImageRule) -> NDArray[np.uint8]:
 
 
 def resized(pixels: Tensor, rule: ImageRule) -> Tensor:
-    """The same for a batch uint8 [B, 3, H, W]; the result is on the CPU."""
+    """The same for a batch uint8 [B, 3, H, W]: uint8 [B, 3, H', W'] on the CPU."""
     rows = [resize(picture.numpy(), rule) for picture in pixels.cpu().permute(0, 2, 3, 1).contiguous()]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """float32 in [-1, 1] of uint8 pixels; the same mean and deviation, 0.5, for both encoders."""
+    """float32 in [-1, 1] of uint8 pixels, any shape; the same mean and deviation, 0.5, for both encoders."""
     return (pixels.float() / 255 - 0.5) / 0.5
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """uint8 of images in [-1, 1], clamped; cut off and not rounded, as the released inferencer does."""
+    """uint8 of images float in [-1, 1], any shape, clamped; cut off, not rounded, as the released inferencer does."""
     return ((images.float() * 0.5 + 0.5).clamp(0, 1) * 255).to(torch.uint8)
 
 

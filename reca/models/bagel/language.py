@@ -23,7 +23,7 @@ Rope = tuple[Tensor, Tensor]
 """Cosines and sines, float32 [N, D]."""
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, query [S, H, D], key [S, G, D], value [S, G, D]) to [S, H, D], tokens in expert order."""
+"""(layer, query [S, H, D], key [S, G, D], value [S, G, D]) to [S, H, D], float, tokens in expert order."""
 
 
 class Heads(nn.Module):
@@ -41,7 +41,9 @@ class Heads(nn.Module):
         self.k_norm = Qwen2RMSNorm(sizes.head_dim, sizes.rms_norm_eps)
 
     def forward(self, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [N, H, D], key and value [N, G, D] of normed states [N, E]; norm before rotation, both in float32."""
+        """Query float [N, H, D], key and value float [N, G, D] of normed states float [N, E]; the heads' norm comes
+        before rotation, both in float32.
+        """
         value = self.v_proj(hidden).unflatten(-1, (-1, self.head_dim))
         query = self.q_norm(self.q_proj(hidden).unflatten(-1, (-1, self.head_dim)).float())
         key = self.k_norm(self.k_proj(hidden).unflatten(-1, (-1, self.head_dim)).float())
@@ -60,11 +62,13 @@ class Expert(nn.Module):
         self.mlp = Qwen2MLP(config)
 
     def heads(self, hidden: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of states [N, E]."""
+        """Query float [N, H, D], key and value float [N, G, D] of states float [N, E]."""
         return self.self_attn(self.input_layernorm(hidden), rope)
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """States [N, E] after the layer, from those before it and what its heads [N, H, D] attended to."""
+        """States float [N, E] after the layer, of those before it (`hidden`, float [N, E]) and of what its heads
+        gathered (`attended`, float [N, H, D]).
+        """
         hidden = hidden + self.self_attn.o_proj(attended.flatten(1))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
@@ -81,11 +85,11 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor, und_rope: Rope, gen_rope: Rope, attend: Attend, frozen: bool
     ) -> tuple[Tensor, Tensor]:
-        """States of understanding tokens [Nu, E] and latent tokens [Ng, E] after the layer.
+        """States float [Nu, E] of understanding tokens and float [Ng, E] of latent tokens after the layer.
 
         Args:
-            und: states of understanding tokens.
-            gen: states of latent tokens.
+            und: float [Nu, E], states of understanding tokens.
+            gen: float [Ng, E], states of latent tokens.
             und_rope: their rotations.
             gen_rope: their rotations.
             attend: attention over all of them.
@@ -124,11 +128,11 @@ class Decoder(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor, positions: Tensor, attend: Attend, frozen: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Final states of understanding tokens [Nu, E] and latent tokens [Ng, E].
+        """Final states float [Nu, E] of understanding tokens and float [Ng, E] of latent tokens.
 
         Args:
-            und: input embeddings of understanding tokens.
-            gen: input embeddings of latent tokens.
+            und: float [Nu, E], input embeddings of understanding tokens.
+            gen: float [Ng, E], input embeddings of latent tokens.
             positions: int64 [Nu + Ng], rope positions in expert order.
             attend: attention over all of them.
             frozen: no gradient passes through understanding tokens.

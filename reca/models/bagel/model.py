@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from reca.config import SamplingConfig
+from reca.models.autoencoder import published_state
 from reca.models.bagel import files, flow
 from reca.models.bagel.collation import Collator, random_draws
 from reca.models.bagel.config import BagelConfig, Guidance, read_config, write_config
@@ -201,7 +202,7 @@ class BagelModel(UnifiedModel, Editor):
             noise: float32 [Nl, C].
             logits: float32 [I], logit of the time before the shift, of each picture of latent tokens; -inf for clean
                 ones.
-            connected: [Nv, E] to stand for what the connector makes of `features`.
+            connected: float [Nv, E] to stand for what the connector makes of `features`.
         """
         times = flow.shifted(logits.float().sigmoid(), self.config.timestep_shift)
         mixed = flow.noised(clean, noise, times[layout.latent_picture, None])
@@ -214,7 +215,7 @@ class BagelModel(UnifiedModel, Editor):
         )
 
     def _features(self, batch: Batch) -> Tensor:
-        """Understanding features [Nv, D] of a batch, without its filling."""
+        """Understanding features float32 [Nv, D] of a batch, without its filling."""
         if "features" not in batch:
             return torch.zeros(0, self.config.vision.hidden_size, device=self.device)
         grids = batch["feature_grid"].tolist()
@@ -321,7 +322,7 @@ class BagelModel(UnifiedModel, Editor):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32: configurations, `ema.safetensors`, `ae.safetensors`, tokenizer.
+        """Read a checkpoint: configurations, `ema.safetensors`, `ae.safetensors`, tokenizer.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
@@ -331,7 +332,7 @@ class BagelModel(UnifiedModel, Editor):
         model = built(lambda: cls(config, tokenizer, folder / "tokenizer.json"), device, dtype)
         model.stored = {
             **load_strict(files.network_tensors(model.network), files.find_network(folder)),
-            **load_strict(files.autoencoder_tensors(model.vae.autoencoder), folder / files.AUTOENCODER),
+            **load_strict(published_state(model.vae.autoencoder), folder / files.AUTOENCODER),
         }
         return model.eval()
 
@@ -340,8 +341,7 @@ class BagelModel(UnifiedModel, Editor):
         write_config(self.config, folder)
         self._collator.tokenizer.save_pretrained(str(folder))
         write_tensors(files.network_tensors(self.network), folder / files.NETWORK, dtype, self.stored)
-        autoencoder = files.autoencoder_tensors(self.vae.autoencoder)
-        write_tensors(autoencoder, folder / files.AUTOENCODER, stored=self.stored)
+        write_tensors(published_state(self.vae.autoencoder), folder / files.AUTOENCODER, stored=self.stored)
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

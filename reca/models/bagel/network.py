@@ -39,7 +39,7 @@ class PositionTable(nn.Module):
         self.pos_embed = nn.Parameter(sincos_table(side, width), requires_grad=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """[N, E] of positions int64 [N]."""
+        """float [N, E] of positions int64 [N]."""
         return self.pos_embed[positions]
 
 
@@ -51,7 +51,7 @@ class TimeEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(TIME_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
     def forward(self, times: Tensor) -> Tensor:
-        """[N, E] of times float32 [N] in [0, 1]; frequencies are 10000^(-k / 128), cosines come first."""
+        """float [N, E] of times float32 [N] in [0, 1]; frequencies are 10000^(-k / 128), cosines come first."""
         half = TIME_FEATURES // 2
         frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float32, device=times.device) / half)
         angles = times[:, None].float() * frequency
@@ -88,28 +88,28 @@ class Bagel(nn.Module):
         nn.init.zeros_(self.llm2vae.weight)
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """[N, E] of ids int64 [N]."""
+        """float [N, E] of ids int64 [N]."""
         return self.language_model.model.embed_tokens(ids)
 
     def embed_seen(self, features: Tensor, positions: Tensor) -> Tensor:
-        """[N, E] of understanding features [N, D] of the tower and positions int64 [N]."""
+        """float [N, E] of understanding features float [N, D] of the tower and positions int64 [N]."""
         return self.connector(features) + self.vit_pos_embed(positions)
 
     def embed_latents(self, tokens: Tensor, times: Tensor, positions: Tensor) -> Tensor:
-        """[N, E] of noised latent tokens [N, C], embedded times [N, E] and positions int64 [N]."""
+        """float [N, E] of noised latent tokens float32 [N, C], embedded times float [N, E] and positions int64 [N]."""
         return self.vae2llm(tokens) + times + self.latent_pos_embed(positions)
 
     def embed_packed(
         self, layout: Layout, features: Tensor, tokens: Tensor, times: Tensor, connected: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Input embeddings of understanding tokens [Nt + Nv, E] and of latent tokens [Nl, E] of a packed batch.
+        """Input embeddings of a packed batch: float [Nt + Nv, E] of understanding tokens, [Nl, E] of latent tokens.
 
         Args:
             layout: the batch.
             features: float [Nv, D] of the understanding tower.
             tokens: float32 [Nl, C], latent tokens after noising.
             times: float32 [I], time of each picture of latent tokens; 0 for clean ones.
-            connected: [Nv, E] to stand for what the connector makes of `features`.
+            connected: float [Nv, E] to stand for what the connector makes of `features`.
         """
         connected = self.connector(features) if connected is None else connected
         seen = connected + self.vit_pos_embed(layout.seen_positions)
@@ -118,7 +118,7 @@ class Bagel(nn.Module):
         return torch.cat([self.embed_text(layout.text_ids), seen]), gen
 
     def packed(self, layout: Layout, embedded: tuple[Tensor, Tensor], frozen: bool = False) -> tuple[Tensor, Tensor]:
-        """Final states of understanding tokens [Nt + Nv, E] and of latent tokens [Nl, E] of a packed batch.
+        """Final states float [Nt + Nv, E] of understanding tokens and float [Nl, E] of latent tokens of a packed batch.
 
         Args:
             layout: the batch.

@@ -246,6 +246,11 @@ def pack(samples: Sequence[Sequence[Split]], marks: Marks, seen_side: int, laten
 def grid_positions(rows: int, columns: int, side: int) -> Tensor:
     """int64 [rows * columns], row-major: row * side + column.
 
+    Args:
+        rows: rows of the picture, in tokens.
+        columns: its columns.
+        side: side of the position table.
+
     Raises:
         ValueError: the grid is empty or larger than the table of side * side positions.
     """

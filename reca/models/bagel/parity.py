@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reca.models.autoencoder import published_state
 from reca.models.bagel import files, flow, vision
 from reca.models.bagel.config import Guidance, ImageRule
 from reca.models.bagel.context import Context, Reader
@@ -22,10 +21,11 @@ from reca.models.bagel.images import fitted_size, normalised, resize
 from reca.models.bagel.model import BagelModel
 from reca.models.bagel.network import Predictions
 from reca.models.bagel.packing import MODES, Dropped, Marks, Picture, Split, Text, grid_positions, pack, visible
-from reca.models.bagel.recorded import recorded_config
+from reca.models.bagel.recorded import recorded_config, resize_cases
 from reca.models.checkpoint import load_strict
 from reca.models.finite import Watch
-from reca.models.parity import Check, compare, compare_norm
+from reca.models.parity import Check, Recording, compare, compare_norm
+from reca.models.settings import read_json
 
 FORWARD = 1.5e-5
 RELATIVE = 1e-5
@@ -50,13 +50,11 @@ def check(folder: Path) -> Iterator[Check]:
     yield from _Case(folder).run()
 
 
-class _Case:
+class _Case(Recording):
     def __init__(self, folder: Path) -> None:
-        self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
-        self.norms = msgspec.json.decode((folder / "grad_norms.json").read_bytes(), type=dict[str, Any])
-        self.sizes = msgspec.json.decode((folder / "resize_cases.json").read_bytes(), type=list[dict[str, Any]])
-        self.inputs = load_file(folder / "inputs.safetensors")
-        self.outputs = load_file(folder / "outputs.safetensors")
+        super().__init__(folder)
+        self.norms = read_json(folder / "grad_norms.json")
+        self.sizes = resize_cases(folder / "resize_cases.json")
         special = self.settings["special"]
         begin, end = special["bos_token_id"], special["eos_token_id"]
         self.marks = Marks(begin, end, special["start_of_image"], special["end_of_image"])
@@ -66,7 +64,7 @@ class _Case:
             name: value.clone() for name, value in files.network_tensors(self.network).items() if "pos_embed." in name
         }
         load_strict(files.network_tensors(self.network), folder / "weights.safetensors")
-        load_strict(files.autoencoder_tensors(self.model.vae.autoencoder), folder / "vae_weights.safetensors")
+        load_strict(published_state(self.model.vae.autoencoder), folder / "vae_weights.safetensors")
 
     def run(self) -> Iterator[Check]:
         with torch.no_grad():
@@ -88,7 +86,7 @@ class _Case:
         scaled = (found.detach() - expected).double().abs() / (1 + RELATIVE / FORWARD * expected.double().abs())
         return Check(name, float(scaled.max()) if scaled.numel() else 0.0, FORWARD, "absolute / (1 + 2/3 |value|)")
 
-    def same(self, name: str, found: Tensor, limit: float = 0.0) -> Check:
+    def near(self, name: str, found: Tensor, limit: float = 0.0) -> Check:
         return compare(name, found, self.outputs[name], limit)
 
     def resizes(self) -> Iterator[Check]:
@@ -106,12 +104,12 @@ class _Case:
 
     def autoencoder(self) -> Iterator[Check]:
         vae, image = self.model.vae, self.inputs["vae.image"]
-        yield self.same("vae.encoder_moments", vae.autoencoder.encoder(image), VAE)
+        yield self.near("vae.encoder_moments", vae.autoencoder.encoder(image), VAE)
         mean, deviation = vae.moments(image)
-        yield self.same("vae.latent_mean", mean, VAE)
-        yield self.same("vae.latent_sampled", mean + deviation * self.inputs["vae.posterior_noise"], VAE)
-        yield self.same("vae.decoded", vae.decode(self.inputs["vae.latent_to_decode"]), VAE)
-        yield self.same("vae.roundtrip_mean", vae.decode(mean), VAE)
+        yield self.near("vae.latent_mean", mean, VAE)
+        yield self.near("vae.latent_sampled", mean + deviation * self.inputs["vae.posterior_noise"], VAE)
+        yield self.near("vae.decoded", vae.decode(self.inputs["vae.latent_to_decode"]), VAE)
+        yield self.near("vae.roundtrip_mean", vae.decode(mean), VAE)
 
     @property
     def reader(self) -> Reader:
@@ -133,7 +131,7 @@ class _Case:
         pixels = normalised(self.inputs["sample.vit_uint8"]).permute(2, 0, 1)
         yield compare("sample.vit_image", pixels, self.inputs["sample.vit_image"], TABLE)
         sizes = [[int(context.valid.sum()), int(context.position)] for context in full]
-        yield self.same("sample.edit.kv_len_rope", torch.tensor(sizes))
+        yield self.near("sample.edit.kv_len_rope", torch.tensor(sizes))
         order = self.sequence_order()
         for layer, pair in enumerate(zip(full[0].keys, full[0].values, strict=True)):
             for name, found in zip(("k_cache", "v_cache"), pair, strict=True):
@@ -173,20 +171,20 @@ class _Case:
         found = list(flow.sample([velocity(context) for context in contexts], noise, times, guidance))
         steps = [step for step in found if isinstance(step, flow.Step)]
         final = [step for step in found if isinstance(step, Tensor)][-1]
-        yield self.same(f"{name}.x_t", torch.cat([*(step.state for step in steps), final]), SAMPLING)
-        yield self.same(f"{name}.v_guided", torch.cat([step.velocity for step in steps]), SAMPLING)
+        yield self.near(f"{name}.x_t", torch.cat([*(step.state for step in steps), final]), SAMPLING)
+        yield self.near(f"{name}.v_guided", torch.cat([step.velocity for step in steps]), SAMPLING)
         raw = [each for step in steps for each in step.raw]
-        yield self.same(f"{name}.v_raw_all_calls", torch.cat(raw), SAMPLING)
-        yield self.same(f"{name}.final_latent_tokens", final[0], SAMPLING)
+        yield self.near(f"{name}.v_raw_all_calls", torch.cat(raw), SAMPLING)
+        yield self.near(f"{name}.final_latent_tokens", final[0], SAMPLING)
         latent = vision.from_patches(final, rows, columns, self.model.config.latent_patch_size)
-        yield self.same(f"{name}.final_latent", latent, SAMPLING)
+        yield self.near(f"{name}.final_latent", latent, SAMPLING)
 
     def text_generation(self) -> Iterator[Check]:
         if "generate_text.ids" in self.outputs:
             context = self.reader.text(self.seen(self.reader.empty(1)), [self.inputs["sample.text_ids"].tolist()])
             ids, logits = self.reader.greedy(context, len(self.outputs["generate_text.ids"]), Watch("bagel"))
             fed = torch.cat([torch.tensor([self.marks.begin]), ids[0, :-1]])
-            yield self.same("generate_text.ids", fed)
+            yield self.near("generate_text.ids", fed)
             yield self.forward("generate_text.logits", logits[0])
 
     def prepare(self, mode: str) -> dict[str, nn.Parameter]:
@@ -488,6 +486,8 @@ def worst(name: str, checks: Sequence[Check]) -> Check:
 
 
 def gradient_norm(name: str, found: Tensor | None, expected: float) -> Check:
-    """Relative error of a norm; where none was recorded, or 0, there must be no gradient at all, or one of zeros."""
+    """Relative error of the norm of a gradient, float of any shape, or None for none; where `expected` is 0 there must
+    be no gradient at all, or one of zeros.
+    """
     size = 0.0 if found is None else float(found.double().norm())
     return compare_norm(name, size, expected, GRADIENT) if expected else Check(name, size, 0.0, "norm, must be 0")

@@ -1,11 +1,14 @@
-"""The configuration of a folder of tensors recorded from the published BAGEL code."""
+"""Configuration and resize cases of a folder of tensors recorded from the published BAGEL code."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from reca.models.bagel.config import BagelConfig, ImageRule, LanguageSizes, VaeSizes, VisionSizes
 from reca.models.errors import CheckpointError
+from reca.models.settings import check_fixed, known_fields
 
 _ALWAYS: dict[str, dict[str, Any]] = {
     "llm": {
@@ -30,12 +33,7 @@ def recorded_config(settings: Mapping[str, Any], folder: Path) -> BagelConfig:
         CheckpointError: naming a setting that this implementation does not offer.
     """
     for part, wanted in _ALWAYS.items():
-        for name, value in wanted.items():
-            found = settings[part].get(name, value)
-            if found != value:
-                raise CheckpointError(
-                    f"{folder / 'config.json'}: {part}.{name} is {found!r}; only {value!r} is implemented"
-                )
+        check_fixed(settings[part], wanted, folder / "config.json", part)
     llm, vit, vae, bagel = (settings[name] for name in ("llm", "vit", "vae", "bagel"))
     sizes = VaeSizes(
         channels=vae["ch"],
@@ -55,7 +53,21 @@ def recorded_config(settings: Mapping[str, Any], folder: Path) -> BagelConfig:
         condition=seen,
         seen=seen,
         drawn=drawn,
-        language=LanguageSizes(**{name: llm[name] for name in LanguageSizes.__dataclass_fields__ if name in llm}),
-        vision=VisionSizes(**{name: vit[name] for name in VisionSizes.__dataclass_fields__ if name in vit}),
+        language=LanguageSizes(**known_fields(llm, LanguageSizes)),
+        vision=VisionSizes(**known_fields(vit, VisionSizes)),
         vae=sizes,
     )
+
+
+def resize_cases(path: Path) -> list[dict[str, Any]]:
+    """Cases of the published resize: sizes and limits that went in (pixels), and the size that came out.
+
+    Raises:
+        CheckpointError: the file is missing or no list of JSON objects.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: file is missing; copy it from where the folder came from") from error
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: no list of JSON objects: {error}") from error

@@ -18,7 +18,7 @@ class PatchEmbedding(nn.Module):
         self.position_embedding = nn.Embedding(sizes.side**2, sizes.hidden_size)
 
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
-        """[B, P, D] of patches [B, P, 3 p p] and positions int64 [P]."""
+        """float [B, P, D] of patches float32 [B, P, 3 p p] and positions int64 [P]."""
         return self.patch_embedding(patches) + self.position_embedding(positions)
 
 
@@ -81,7 +81,7 @@ class Connector(nn.Module):
         self.fc2 = nn.Linear(hidden, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., E] of features [..., D]."""
+        """float [..., E] of features float [..., D]."""
         return self.fc2(functional.gelu(self.fc1(features), approximate="tanh"))
 
 
@@ -93,7 +93,7 @@ def to_patches(images: Tensor, side: int) -> Tensor:
         side: side of a patch.
 
     Returns:
-        [B, rows * columns, side * side * C].
+        float [B, rows * columns, side * side * C].
 
     Raises:
         ValueError: the image is smaller than a patch or no multiple of it.
@@ -106,7 +106,14 @@ def to_patches(images: Tensor, side: int) -> Tensor:
 
 
 def from_patches(patches: Tensor, rows: int, columns: int, side: int) -> Tensor:
-    """Inverse of `to_patches`: [B, rows * columns, side * side * C] to [B, C, rows * side, columns * side]."""
+    """Inverse of `to_patches`: float [B, C, rows * side, columns * side].
+
+    Args:
+        patches: float [B, rows * columns, side * side * C].
+        rows: rows of patches.
+        columns: columns of patches.
+        side: side of a patch.
+    """
     cut = patches.unflatten(2, (side, side, -1)).unflatten(1, (rows, columns))
     return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 

@@ -1,7 +1,5 @@
-"""The KL-16 image autoencoder: diffusers' AutoencoderKL under the published names."""
+"""The KL-16 image autoencoder: diffusers' AutoencoderKL. Its published names: `reca.models.autoencoder`."""
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -10,8 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reca.models.harmon.config import HarmonConfig, VaeSizes
-
-_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def build_autoencoder(sizes: VaeSizes, latent_channels: int) -> AutoencoderKL:
@@ -46,7 +42,7 @@ def encode_pixels(autoencoder: AutoencoderKL, pixels: Tensor, config: HarmonConf
 
 
 def image_moments(autoencoder: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Posterior mean and log variance, float [B, 2C, rows, cols]."""
+    """Posterior mean, then log variance, float [B, 2C, rows, cols], of images float [B, 3, S, S] in [-1, 1]."""
     assert autoencoder.quant_conv is not None
     return autoencoder.quant_conv(autoencoder.encoder(pixels))
 
@@ -56,41 +52,3 @@ def decode_latents(autoencoder: AutoencoderKL, latents: Tensor, config: HarmonCo
     assert autoencoder.post_quant_conv is not None
     scaled = functional.pixel_shuffle((latents / config.vae_scale).permute(0, 3, 1, 2), config.mar.patch_size)
     return autoencoder.decoder(autoencoder.post_quant_conv(scaled))
-
-
-def published_state(autoencoder: AutoencoderKL) -> dict[str, Tensor]:
-    """The autoencoder's weights by their names in `kl16.ckpt`, in the shapes they have there; memory is shared."""
-    levels = len(autoencoder.decoder.up_blocks)
-    state: Mapping[str, Tensor] = autoencoder.state_dict()
-    return {
-        published: value[..., None, None] if _is_attention_matrix(name) else value
-        for name, value in state.items()
-        for published in [published_name(name, levels)]
-    }
-
-
-def published_name(name: str, levels: int) -> str:
-    """Name in `kl16.ckpt` of a weight of AutoencoderKL with this many levels.
-
-    There the decoder's levels count from the finest (diffusers: in the order they run), and the attention of a level is
-    a 1 x 1 convolution (diffusers: a linear layer).
-    """
-
-    def level(match: re.Match[str]) -> str:
-        return f"up.{levels - 1 - int(match[1])}."
-
-    name = re.sub(r"up_blocks\.(\d+)\.", level, name)
-    name = re.sub(r"down_blocks\.(\d+)\.", r"down.\1.", name)
-    name = re.sub(r"mid_block\.resnets\.(\d+)\.", lambda match: f"mid.block_{int(match[1]) + 1}.", name)
-    name = name.replace("mid_block.attentions.0.", "mid.attn_1.")
-    name = re.sub(r"\.resnets\.(\d+)\.", r".block.\1.", name)
-    name = re.sub(r"\.attentions\.(\d+)\.", r".attn.\1.", name)
-    name = re.sub(r"\.(down|up)samplers\.0\.conv\.", r".\1sample.conv.", name)
-    name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
-    for ours, theirs in _ATTENTION.items():
-        name = name.replace(f".{ours}.", f".{theirs}.")
-    return name
-
-
-def _is_attention_matrix(name: str) -> bool:
-    return name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight"))

@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
 from reca.models.harmon.config import HarmonConfig
-from reca.models.harmon.text import DRAW, DRAW_ANY, END, PAD, START, prompt, token_ids
-
-IGNORED = -100
-"""Label of an id that is not predicted."""
+from reca.models.harmon.text import DRAW, DRAW_ANY, END, PAD, START, prompt
+from reca.models.losses import IGNORED
+from reca.models.words import answer_text, questions_and_answers, text_ids
 
 
 class Collator:
@@ -25,10 +23,14 @@ class Collator:
         self.header = self.ids([f"{START}user\n"], ["header"])[0]
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.harmon.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or is not what the task needs.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
-        latents = torch.from_numpy(np.stack([example.encoded["latents"] for example in examples])).float()
+        latents = stacked(examples, ["latents"])["latents"].float()
         if task == "image_to_text":
             return {"latents": latents, **self.instructions(texts, names)}
         rows = self.captions(texts, names) if task == "text_to_image" else self.templates(texts, names)
@@ -38,11 +40,19 @@ class Collator:
         return {"latents": latents, "ids": ids, "mask": mask, "plain_ids": plain_ids, "plain_mask": plain_mask}
 
     def captions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Text-to-image prompts in training; what exceeds `max_text` ids is cut off, as published."""
+        """Text-to-image prompts in training; what exceeds `max_text` ids is cut off, as published.
+
+        Raises:
+            ValueError: a prompt exceeds the context.
+        """
         return [row[: self.config.max_text] for row in self.requests(texts, names)]
 
     def requests(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Text-to-image prompts when drawing."""
+        """Text-to-image prompts when drawing.
+
+        Raises:
+            ValueError: a prompt exceeds the context.
+        """
         rows = self.ids([prompt(DRAW.format(text.strip())) for text in texts], names)
         self._check(rows, names, blocks=1)
         return rows
@@ -51,7 +61,7 @@ class Collator:
         """Prompts of a reconstruction in training: a newline between picture and text, which fuses with the header's.
 
         Raises:
-            ValueError: a prompt is longer than `max_text` ids.
+            ValueError: a prompt is longer than `max_text` ids, or exceeds the context.
         """
         rows = self.ids([prompt(f"\n{text}") for text in texts], names)
         for row, name in zip(rows, names, strict=True):
@@ -67,13 +77,21 @@ class Collator:
         return self.ids([prompt(DRAW_ANY)], ["prompt without text"])
 
     def reconstructions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Prompts of a reconstruction when drawing: the text follows the picture at once, as published."""
+        """Prompts of a reconstruction when drawing: the text follows the picture at once, as published.
+
+        Raises:
+            ValueError: a prompt exceeds the context.
+        """
         rows = self._after_picture(texts, names)
         self._check(rows, names, blocks=2)
         return rows
 
     def questions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Open conversations about a picture, which comes after the header."""
+        """Open conversations about a picture, which comes after the header.
+
+        Raises:
+            ValueError: a question exceeds the context.
+        """
         rows = self._after_picture([f"\n{text}" for text in texts], names)
         self._check(rows, names, blocks=1)
         return rows
@@ -82,15 +100,15 @@ class Collator:
         """Training conversations of texts that are question, newline, answer; answer and end mark are labelled, the
         newline after it is not.
 
+        Returns:
+            `ids` int64, `mask` bool and `labels` int64, [B, P] each.
+
         Raises:
             ValueError: a text has no newline, or the conversation exceeds the context.
         """
-        pairs = [text.split("\n", 1) for text in texts]
-        for pair, name in zip(pairs, names, strict=True):
-            if len(pair) != 2:
-                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
-        questions = self.questions([question for question, _ in pairs], names)
-        answers = self.ids([f"{answer}{END}" for _, answer in pairs], names)
+        asked, answered = questions_and_answers(texts, names)
+        questions = self.questions(asked, names)
+        answers = self.ids([f"{answer}{END}" for answer in answered], names)
         newline = self.ids(["\n"], ["newline"])[0]
         rows = [[*question, *answer, *newline] for question, answer in zip(questions, answers, strict=True)]
         self._check(rows, names, blocks=1)
@@ -102,16 +120,19 @@ class Collator:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end mark; ids that are no text are left out."""
-        words = ids[: ids.index(self.end)] if self.end in ids else ids
-        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.end)
 
     def _after_picture(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         ends = self.ids([f"{text}{END}\n{START}assistant\n" for text in texts], names)
         return [[*self.header, *row] for row in ends]
 
     def ids(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Ids of each text."""
-        return token_ids(self.tokenizer, texts, names)
+        """Ids of each text.
+
+        Raises:
+            ValueError: a text has a word that the tokenizer does not know.
+        """
+        return text_ids(self.tokenizer, texts, names)
 
     def _check(self, rows: Sequence[Sequence[int]], names: Sequence[str], blocks: int) -> None:
         room = self.config.llm.max_position_embeddings - blocks * self.config.block

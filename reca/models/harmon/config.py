@@ -2,13 +2,12 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
 from reca.models.errors import CheckpointError
-
-Section = TypeVar("Section")
+from reca.models.settings import known_fields, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -219,8 +218,7 @@ def write_config(config: HarmonConfig, folder: Path) -> None:
     llm = {"model_type": "qwen2", **asdict(config.llm), "use_sliding_window": False}
     own = {name: getattr(config, name) for name in _OWN}
     content = {"model_type": "harmon", "llm": llm, "mar": asdict(config.mar), "vae": asdict(config.vae), "reca": own}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    write_json(content, folder / "config.json")
 
 
 def read_config(folder: Path) -> HarmonConfig:
@@ -231,20 +229,14 @@ def read_config(folder: Path) -> HarmonConfig:
         CheckpointError: the file is missing, is no JSON, belongs to another family, or holds a value of a wrong type.
     """
     path = folder / "config.json"
+    content = read_json(path, "copy the one of wusize/Harmon-0_5B or -1_5B there")
+    if content.get("model_type") != "harmon":
+        raise CheckpointError(
+            f'{path}: "model_type" is {content.get("model_type")!r}, expected "harmon"; is it another family\'s?'
+        )
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        if content.get("model_type") != "harmon":
-            raise CheckpointError(
-                f'{path}: "model_type" is {content.get("model_type")!r}, expected "harmon"; is it another family\'s?'
-            )
         return config_of(content)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: file is missing; copy the one of wusize/Harmon-0_5B or -1_5B there") from error
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except CheckpointError:
-        raise
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
@@ -254,13 +246,16 @@ def config_of(content: dict[str, Any]) -> HarmonConfig:
     Raises:
         ValueError: a value is missing, of a wrong type, or not implemented.
     """
-    for name in ("llm", "mar"):
-        if not isinstance(content.get(name), dict):
+    for name, default in (("llm", None), ("mar", None), ("vae", {}), ("reca", {})):
+        if not isinstance(content.get(name, default), dict):
             raise ValueError(f'no section "{name}"')
     llm, mar = dict(content["llm"]), dict(content["mar"])
     if llm.get("use_sliding_window", False):
         raise ValueError("llm: sliding windows are not part of Harmon")
-    llm.update({name: llm["rope_parameters"][name] for name in ("rope_theta",) if "rope_parameters" in llm})
+    if rope := llm.get("rope_parameters"):
+        if "rope_theta" not in rope:
+            raise ValueError("llm.rope_parameters has no rope_theta; give the base of the rotary embedding there")
+        llm["rope_theta"] = rope["rope_theta"]
     kind = mar.get("type")
     if kind is not None and kind not in MAR_TYPES:
         raise ValueError(f"mar.type is {kind!r}, expected one of {', '.join(MAR_TYPES)}")
@@ -270,16 +265,9 @@ def config_of(content: dict[str, Any]) -> HarmonConfig:
     if not steps.isdecimal():
         raise ValueError(f"mar.num_sampling_steps is {steps!r}; only a number of evenly spaced steps is built here")
     mar["num_sampling_steps"] = int(steps)
-    own = content.get("reca", {})
-    sections = {"llm": _section(llm, LlmSizes), "mar": _section(mar, MarSizes)}
-    vae = msgspec.convert(content.get("vae", {}), VaeSizes)
-    unknown = sorted(set(own) - set(_OWN)) + sorted(set(content.get("vae", {})) - set(VaeSizes.__dataclass_fields__))
+    own, vae = content.get("reca", {}), content.get("vae", {})
+    sections = {"llm": known_fields(llm, LlmSizes), "mar": known_fields(mar, MarSizes), "vae": vae}
+    unknown = sorted(set(own) - set(_OWN)) + sorted(set(vae) - set(VaeSizes.__dataclass_fields__))
     if unknown:
         raise ValueError(f"unknown fields in the sections reca or vae: {', '.join(unknown)}")
-    return msgspec.convert({**own, **{k: asdict(v) for k, v in sections.items()}, "vae": asdict(vae)}, HarmonConfig)
-
-
-def _section(values: dict[str, Any], kind: type[Section]) -> Section:
-    """The fields of `kind` among published values, which name more than is needed here."""
-    known = getattr(kind, "__dataclass_fields__")  # noqa: B009 - not declared for a type variable
-    return msgspec.convert({name: values[name] for name in known if name in values}, kind)
+    return msgspec.convert({**own, **sections}, HarmonConfig)

@@ -19,10 +19,11 @@ STEPS = 1000
 CPU = torch.device("cpu")
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Function of noised latents [n, C], timesteps [n] and conditions [n, Dd] giving [n, 2C] (see `DiffusionHead`)."""
+"""Function of noised latents float [n, C], timesteps int64 [n] and conditions float [n, Dd] giving float [n, 2C] (see
+`DiffusionHead`)."""
 
 Predict = Callable[[Tensor, Tensor], Tensor]
-"""A head with its conditions filled in: a function of x_t float32 [n, C] and timesteps int64 [n] giving [n, 2C]."""
+"""A head with its conditions filled in: function of x_t float32 [n, C] and timesteps int64 [n] giving float [n, 2C]."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,24 @@ class Schedule:
         return getattr(self, name)[index].float()[..., None]
 
 
-def cosine_betas(steps: int = STEPS) -> Tensor:
-    """float64 [steps]: 1 - f(t+1)/f(t), at most 0.999, for f(t) = cos^2((t/steps + 0.008) / 1.008 * pi/2)."""
+def cosine_betas() -> Tensor:
+    """float64 [T], T = 1000: 1 - f(t+1)/f(t), at most 0.999, for f(t) = cos^2((t/T + 0.008) / 1.008 * pi/2) (Nichol and
+    Dhariwal, section 3.2).
+    """
 
     def signal(t: int) -> float:
-        return math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        return math.cos((t / STEPS + 0.008) / 1.008 * math.pi / 2) ** 2
 
     return torch.tensor(
-        [min(1 - signal(t + 1) / signal(t), 0.999) for t in range(steps)], dtype=torch.float64, device=CPU
+        [min(1 - signal(t + 1) / signal(t), 0.999) for t in range(STEPS)], dtype=torch.float64, device=CPU
     )
 
 
 @cache
 def schedule(count: int = STEPS, device: torch.device = CPU) -> Schedule:
     """The chain over `count` of the training schedule's levels, evenly spaced from the first to the last, on a device.
+
+    Betas of the levels that are kept: Nichol and Dhariwal, section 4; the posterior: Ho et al., equations 6 and 7.
 
     Raises:
         ValueError: `count` is not in 2..1000.
@@ -109,7 +114,13 @@ def _previous(kept: Tensor) -> Tensor:
 
 
 def noised(clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-    """x_t float32 [..., C] of clean latents and noise [..., C] at timesteps int64 [...]."""
+    """x_t float32 [..., C] (Ho et al., equation 4).
+
+    Args:
+        clean: float32 [..., C], latents.
+        noise: float32 [..., C], standard normal.
+        timestep: int64 [...] in 0..999.
+    """
     tables = schedule(device=timestep.device)
     return tables.at("signal", timestep) * clean + tables.at("deviation", timestep) * noise
 
@@ -128,13 +139,13 @@ class TokenLoss:
 
 
 def token_loss(predicted: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor) -> TokenLoss:
-    """Both terms for every token.
+    """Both terms for every token (Nichol and Dhariwal, section 3.1).
 
     Args:
         predicted: float [..., 2C], what the head says of `noised(clean, noise, timestep)`.
         clean: float32 [..., C].
-        noise: float32 [..., C].
-        timestep: int64 [...].
+        noise: float32 [..., C], standard normal.
+        timestep: int64 [...] in 0..999.
     """
     epsilon, fraction = predicted.float().chunk(2, dim=-1)
     x = noised(clean, noise, timestep)
@@ -154,9 +165,15 @@ def token_loss(predicted: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor
 
 
 def posterior(tables: Schedule, x: Tensor, epsilon: Tensor, fraction: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance, float32 [..., C], of the step from level `index` (int64 [...]) to the one below.
+    """Mean and log variance, float32 [..., C] each, of the step from a level to the one below.
 
-    `fraction` in [-1, 1] places the log variance between the true posterior's and log beta.
+    Args:
+        tables: the chain.
+        x: float32 [..., C], x_t.
+        epsilon: float32 [..., C], predicted noise.
+        fraction: float32 [..., C]; -1 to 1 places the log variance between the true posterior's and log beta (Nichol
+            and Dhariwal, equation 15).
+        index: int64 [...], the level, from 0 in the chain.
     """
     clean = tables.at("clean_xt", index) * x - tables.at("clean_noise", index) * epsilon
     mean = tables.at("posterior_mean_x0", index) * clean + tables.at("posterior_mean_xt", index) * x
@@ -166,8 +183,14 @@ def posterior(tables: Schedule, x: Tensor, epsilon: Tensor, fraction: Tensor, in
 
 
 def log_likelihood(values: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log probability, float32 [..., C], of the bin of half width 1/255 around each value under a normal distribution;
-    the bins beyond -0.999 and 0.999 are open. The normal distribution's integral is Page's tanh approximation.
+    """Log probability in nats, float32 [..., C], of the bin of half width 1/255 around each value under a normal
+    distribution (Ho et al., equation 13); the bins beyond -0.999 and 0.999 are open. The normal distribution's integral
+    is Page's tanh approximation.
+
+    Args:
+        values: float32 [..., C].
+        mean: float32 [..., C].
+        log_variance: float32 [..., C].
     """
 
     def integral(z: Tensor) -> Tensor:

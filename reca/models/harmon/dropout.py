@@ -31,7 +31,7 @@ class RowDropout:
         return RowDropout(self.seeds, self.attention, self.projection, f"{self.place}/{place}")
 
     def drop(self, values: Tensor, probability: float) -> Tensor:
-        """Zero values [B, ...] with this probability and scale up the rest."""
+        """Zero each value of float [B, ...] with this probability in [0, 1) and divide the rest by 1 - probability."""
         generator = torch.Generator(values.device)
         rows = [
             torch.rand(values.shape[1:], generator=generator.manual_seed(seed), device=values.device)
@@ -41,7 +41,7 @@ class RowDropout:
         return values * (keep / (1 - probability)).to(values.dtype)
 
     def fused_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Full attention [B, heads, L, D] with dropout of its weights.
+        """Full attention of query, key and value, float [B, heads, L, D] as is the result, with dropout of its weights.
 
         Row by row, because the fused kernels, which keep no weights in memory, draw from the process's generator only;
         its state is put back afterwards.

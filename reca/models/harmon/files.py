@@ -11,9 +11,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from reca.models.checkpoint import Types, find_weights, load_strict, stored_names, write_tensors
+from reca.models.autoencoder import published_state
+from reca.models.checkpoint import Types, find_weights_or_pth, load_strict, stored_names, write_tensors
 from reca.models.errors import CheckpointError
-from reca.models.harmon.autoencoder import published_state
 from reca.models.harmon.network import HarmonNetwork
 
 HEAD = "llm.lm_head.weight"
@@ -29,6 +29,11 @@ VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path) -> dict[str, torch.dtype]:
     """Fill network and autoencoder from a checkpoint folder. A tied output matrix need not be there.
 
+    Args:
+        network: filled in place.
+        autoencoder: filled in place.
+        folder: in either layout.
+
     Returns:
         Types in the files, by the names that `write_weights` uses.
 
@@ -36,7 +41,7 @@ def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Pat
         CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
     """
     wanted = network_state(network)
-    path, vae_path = weight_file(folder), folder / VAE_FILE
+    path, vae_path = find_weights_or_pth(folder), folder / VAE_FILE
     images = published_state(autoencoder)
 
     def own(name: str) -> str | None:
@@ -61,6 +66,13 @@ def write_weights(
 ) -> None:
     """Write `model.safetensors` with all published keys, the tied output matrix included unless the files that the
     model came from had none.
+
+    Args:
+        network: what is written.
+        autoencoder: written under `vae.`.
+        folder: where.
+        dtype: see `reca.models.checkpoint.storage_types`.
+        stored: what `read_weights` gave, or nothing.
     """
     state = network_state(network)
     if HEAD not in state and (HEAD in stored or not stored):
@@ -70,7 +82,7 @@ def write_weights(
 
 
 def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
-    """Weights by published name, without a tied output matrix; memory is shared."""
+    """Weights by published name, of any shape and type, without a tied output matrix; memory is shared."""
     tied = network.config.llm.tie_word_embeddings
     return {name: value for name, value in network.state_dict().items() if name != HEAD or not tied}
 
@@ -78,19 +90,3 @@ def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
 def _head_type(path: Path, types: Types) -> dict[str, torch.dtype]:
     """A tied output matrix has the type of the input embeddings, if it is stored at all."""
     return {HEAD: types.get(HEAD, types[EMBEDDINGS])} if HEAD in stored_names(path) else {}
-
-
-def weight_file(folder: Path) -> Path:
-    """The weights of a folder: under a usual name, else its only `.pth`.
-
-    Raises:
-        CheckpointError: there is none, or more than one `.pth`.
-    """
-    try:
-        return find_weights(folder)
-    except CheckpointError as error:
-        others = sorted(folder.glob("*.pth"))
-        if len(others) == 1:
-            return others[0]
-        found = f"; found {', '.join(path.name for path in others)}, keep one of them" if others else ""
-        raise CheckpointError(f"{error}, or a single .pth file{found}") from error

@@ -24,7 +24,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
-        """Embedding [..., W] of timesteps int64 [...] of the training schedule."""
+        """Embedding float [..., W] of timesteps int64 [...] of the training schedule, 0 to 999."""
         half = FREQUENCIES // 2
         rates = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
         angles = timestep[..., None].float() * rates
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Both [..., W]."""
+        """float [..., W] of x float [..., W] and condition float [..., W]."""
         shift, scale, gate = self.adaLN_modulation(condition).chunk(3, dim=-1)
         return x + gate * self.mlp(self.in_ln(x) * (1 + scale) + shift)
 
@@ -56,7 +56,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Outputs [..., O] of x and condition [..., W]."""
+        """Outputs float [..., O] of x float [..., W] and condition float [..., W]."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
         return self.linear(self.norm_final(x) * (1 + scale) + shift)
 
@@ -91,7 +91,7 @@ class DiffusionHead(nn.Module):
             condition: float [..., Dd].
 
         Returns:
-            [..., 2C]: noise, then the place v in [-1, 1] of the log variance between its two bounds.
+            float [..., 2C]: noise, then the place v in [-1, 1] of the log variance between its two bounds.
         """
         x = self.input_proj(noised)
         y = self.time_embed(timestep) + self.cond_embed(condition)

@@ -19,7 +19,8 @@ EPS = 1e-6
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, dropout: RowDropout | None) -> Tensor:
-    """Full attention [B, heads, L, D]: fused on accelerators, matrix products and an explicit softmax on CPUs.
+    """Full attention of query, key and value, float [B, heads, L, D] as is the result: fused on accelerators, matrix
+    products and an explicit softmax on CPUs.
 
     On CPUs the backward pass of the fused kernel is slow for short sequences: 0.19 s against 0.13 s of one core for a
     reconstruction step of 64 pictures of 16 tokens (3 + 3 blocks of width 128, bfloat16 autocast).
@@ -45,7 +46,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
-        """[B, L, W] to the same."""
+        """float [B, L, W] to the same. `dropout`: random choices in training, else None."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = self.proj(attend(query, key, value, dropout and dropout.at("weights")).transpose(1, 2).flatten(2))
         return mixed if dropout is None else dropout.at("proj").drop(mixed, dropout.projection)
@@ -60,7 +61,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
-        """[B, L, W] to the same."""
+        """float [B, L, W] to the same. `dropout`: random choices in training, else None."""
         hidden = functional.gelu(self.fc1(x))
         if dropout is None:
             return self.fc2(hidden)
@@ -79,7 +80,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x: Tensor, dropout: RowDropout | None) -> Tensor:
-        """[B, L, W] to the same."""
+        """float [B, L, W] to the same. `dropout`: random choices in training, else None."""
         x = x + self.attn(self.norm1(x), dropout and dropout.at("attn"))
         return x + self.mlp(self.norm2(x), dropout and dropout.at("mlp"))
 
@@ -187,9 +188,15 @@ class Mar(nn.Module):
 
 
 def resized(table: Tensor, rows: int, cols: int, buffer: int) -> Tensor:
-    """Position table [1, buffer + side * side, W] for a grid of rows x cols: [1, buffer + rows * cols, W].
+    """Position table for a grid of rows x cols tokens, float [1, buffer + rows * cols, W].
 
     The image part is resized bilinearly (corners not aligned, no antialiasing), the buffer part stays.
+
+    Args:
+        table: float [1, buffer + side * side, W].
+        rows: rows of the grid.
+        cols: its columns.
+        buffer: entries of the table before its image part.
     """
     image = table[:, buffer:]
     side = math.isqrt(image.shape[1])

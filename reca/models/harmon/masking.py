@@ -11,7 +11,9 @@ MEAN, DEVIATION, HIGHEST = 1.0, 0.25, 1.0
 
 
 def mask_rate(uniform: Tensor, lowest: float) -> Tensor:
-    """Mask rates, float64, of uniform draws float64 in [0, 1): the inverse distribution function."""
+    """Mask rates, shares of the tokens in [lowest, 1], of uniform draws in [0, 1): the truncated normal distribution's
+    inverse. float64 of one shape each, the result on the CPU.
+    """
     ends = torch.tensor([(end - MEAN) / DEVIATION for end in (lowest, HIGHEST)], dtype=torch.float64)
     low, high = torch.special.ndtr(ends)
     rate = MEAN + DEVIATION * torch.special.ndtri(low + uniform.cpu() * (high - low))

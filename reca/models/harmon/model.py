@@ -30,7 +30,7 @@ from reca.models.detection import refuse_other_family
 from reca.models.finite import LATENTS, PICTURE, Watch
 from reca.models.harmon import diffusion
 from reca.models.harmon.autoencoder import build_autoencoder, decode_latents, encode_pixels
-from reca.models.harmon.collation import IGNORED, Collator, padded
+from reca.models.harmon.collation import Collator, padded
 from reca.models.harmon.config import HarmonConfig, read_config, write_config
 from reca.models.harmon.dropout import RowDropout
 from reca.models.harmon.files import read_weights, write_weights
@@ -39,7 +39,9 @@ from reca.models.harmon.network import HarmonNetwork, MaskedPass, Prompt
 from reca.models.harmon.pixels import from_bytes, to_bytes
 from reca.models.harmon.sampling import DrawingPlan, draw_image, seeded_noise
 from reca.models.harmon.text import HEADER, load_tokenizer
+from reca.models.losses import IGNORED, cross_entropy, next_labels
 from reca.models.pixels import check_size
+from reca.models.words import numbered
 
 
 class HarmonModel(UnifiedModel):
@@ -150,7 +152,14 @@ class HarmonModel(UnifiedModel):
         return self.drawing_loss(*self.drawing(task, batch, draws), batch["latents"], draws)
 
     def drawing_loss(self, hidden: Tensor, found: MaskedPass, latents: Tensor, draws: Draws) -> LossTerm:
-        """Diffusion loss of hidden tokens, int64 [B, H], of what `drawing` found."""
+        """Diffusion loss of what `drawing` found.
+
+        Args:
+            hidden: int64 [B, H], raster indices of the hidden tokens.
+            found: the masked pass.
+            latents: float32 [B, rows, cols, C].
+            draws: `timestep` and `noise`.
+        """
         terms = self.token_losses(found.conditions, latents, hidden, draws)
         total = terms.error + terms.bound
         return LossTerm(total.sum(), total.new_tensor(float(total.numel())))
@@ -177,7 +186,13 @@ class HarmonModel(UnifiedModel):
         return self.drawing_after(self.network.prompt(ids, mask, picture), latents, draws)
 
     def drawing_after(self, front: Prompt, latents: Tensor, draws: Draws) -> tuple[Tensor, MaskedPass]:
-        """The same after given prompts; latents float32 [B, rows, cols, C]."""
+        """The same after given prompts.
+
+        Args:
+            front: prompts.
+            latents: float32 [B, rows, cols, C].
+            draws: `order` and `mask_rate`, and `dropout_seed` in training.
+        """
         dropout = self._dropout(draws)
         hidden, visible = split(draws["order"], _masked_tokens(draws))
         return hidden, self.network.masked_pass(front, latents, visible, dropout and dropout.at("masked"))
@@ -215,16 +230,14 @@ class HarmonModel(UnifiedModel):
         unlabelled = labels.new_full(picture.shape[:2], IGNORED)
         labels = torch.cat([labels[:, :HEADER], unlabelled, labels[:, HEADER:]], dim=1)
         sequence = self.network.prompt(batch["ids"], batch["mask"], picture)
-        return sequence, functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        return sequence, next_labels(labels)
 
     def _answer_loss(self, batch: Batch, draws: Draws) -> LossTerm:
         return self.next_ids(*self.understanding(batch, draws))
 
     def next_ids(self, sequence: Prompt, labels: Tensor) -> LossTerm:
         """Cross entropy of the labels int64 [B, L] of a sequence's next ids."""
-        counted = labels != IGNORED
-        logits = self.network.llm.lm_head(self.network.states(sequence)[counted]).float()
-        return LossTerm(functional.cross_entropy(logits, labels[counted], reduction="sum"), counted.sum().float())
+        return cross_entropy(self.network.llm.lm_head, self.network.states(sequence), labels)
 
     # Drawing and answering
 
@@ -232,7 +245,7 @@ class HarmonModel(UnifiedModel):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         """Draw uint8 [B, 3, S, S] from captions; guidance is against "Generate an image."."""
         collator = self._collator
-        rows = collator.requests(prompts, _named("prompt", prompts))
+        rows = collator.requests(prompts, numbered("prompt", prompts))
         if sampling.guidance != 0:
             rows += collator.plain() * len(prompts)
         ids, mask = padded(rows, collator.end)
@@ -245,7 +258,7 @@ class HarmonModel(UnifiedModel):
         """Draw uint8 [B, 3, S, S] from what `encode` gave and a template prompt each; guidance is against
         "Generate an image." without a picture.
         """
-        rows = self._collator.reconstructions(prompts, _named("prompt", prompts))
+        rows = self._collator.reconstructions(prompts, numbered("prompt", prompts))
         ids, mask = (values.to(self.device) for values in padded(rows, self._collator.end))
         picture = self.network.understand(encoded["latents"].to(self.device), None).embeddings
         front = self.network.prompt(ids, mask, picture)
@@ -258,7 +271,7 @@ class HarmonModel(UnifiedModel):
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers, without the end mark."""
         collator = self._collator
-        ids, mask = padded(collator.questions(questions, _named("question", questions)), collator.end)
+        ids, mask = padded(collator.questions(questions, numbered("question", questions)), collator.end)
         picture = self.network.understand(encoded["latents"].to(self.device), None).embeddings
         front = self.network.prompt(ids.to(self.device), mask.to(self.device), picture)
         watch = Watch(self.family)
@@ -285,7 +298,7 @@ class HarmonModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32: `config.json`, tokenizer and weights in one of the layouts of
+        """Read a checkpoint: `config.json`, tokenizer and weights in one of the layouts of
         `reca.models.harmon.files`.
 
         Raises:
@@ -317,7 +330,3 @@ def with_unconditional(network: HarmonNetwork, front: Prompt, plain: Tensor, pad
     second = network.prompt(ids, mask)
     embeddings = torch.cat([front.embeddings, second.embeddings.to(front.embeddings.dtype)])
     return Prompt(embeddings, torch.cat([front.mask, second.mask]))
-
-
-def _named(kind: str, texts: Sequence[str]) -> list[str]:
-    return [f"{kind} {number}" for number in range(len(texts))]

@@ -134,11 +134,13 @@ class HarmonNetwork(nn.Module):
         return MaskedPass(encoded, embeddings, sequence, states, fused, conditions)
 
     def to_llm(self, encoded: Tensor) -> Tensor:
-        """Embeddings float [B, K + buffer, H] of encoded tokens [B, buffer + K, De]; the buffers move to the end."""
+        """Embeddings float [B, K + buffer, H] of encoded tokens float [B, buffer + K, De]; buffers move to the end."""
         return self.proj_in(encoded).roll(-self.config.mar.buffer_size, dims=1)
 
     def fuse(self, encoded: Tensor, states: Tensor) -> Tensor:
-        """Encoded tokens [B, buffer + K, De] plus what the language model's states [B, K + buffer, H] say of them."""
+        """Encoded tokens float [B, buffer + K, De] plus what the language model's states float [B, K + buffer, H] say
+        of them: float [B, buffer + K, De].
+        """
         return encoded + self.proj_out(states.roll(self.config.mar.buffer_size, dims=1))
 
     @torch.no_grad()
@@ -171,12 +173,12 @@ class HarmonNetwork(nn.Module):
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Positions int64 [B, L] of real ids, counted from 0; padding takes none."""
+    """Positions int64 [B, L] of real ids, counted from 0; padding takes none. `mask` bool [B, L]: which are real."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def appended(prompt: Prompt, embeddings: Tensor) -> Prompt:
-    """The prompt followed by embeddings [B, K, H], all of them real."""
+    """The prompt followed by embeddings float [B, K, H], all of them real."""
     shown = prompt.mask.new_ones(embeddings.shape[:2])
     joined = torch.cat([prompt.embeddings, embeddings.to(prompt.embeddings.dtype)], dim=1)
     return Prompt(joined, torch.cat([prompt.mask, shown], dim=1))

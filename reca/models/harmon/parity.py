@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
+from reca.models.autoencoder import published_state
 from reca.models.base import Task
 from reca.models.checkpoint import load_strict
+from reca.models.errors import CheckpointError
 from reca.models.finite import Watch
 from reca.models.harmon import diffusion, pixels
-from reca.models.harmon.autoencoder import decode_latents, encode_pixels, image_moments, published_state
-from reca.models.harmon.collation import IGNORED
+from reca.models.harmon.autoencoder import decode_latents, encode_pixels, image_moments
 from reca.models.harmon.config import config_of
 from reca.models.harmon.files import HEAD, network_state
 from reca.models.harmon.masking import mask_rate
@@ -27,7 +26,8 @@ from reca.models.harmon.model import HarmonModel, with_unconditional
 from reca.models.harmon.network import Prompt, positions
 from reca.models.harmon.sampling import DrawingPlan, GroupNoise, Iteration, draw_image
 from reca.models.harmon.text import HEADER
-from reca.models.parity import Check, compare, compare_norm
+from reca.models.losses import IGNORED
+from reca.models.parity import Check, Recording, compare, compare_norm
 
 STATES = 2e-6
 """Embeddings, hidden states, conditions and logits."""
@@ -65,11 +65,9 @@ def check(folder: Path) -> Iterator[Check]:
     yield from _Case(folder).run()
 
 
-class _Case:
+class _Case(Recording):
     def __init__(self, folder: Path) -> None:
-        self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
-        self.inputs = load_file(folder / "inputs.safetensors")
-        self.outputs = load_file(folder / "outputs.safetensors")
+        super().__init__(folder)
         self.model = _build(self.settings, folder)
         self.network = self.model.network
 
@@ -89,9 +87,6 @@ class _Case:
                 yield from self.masked(group)
         if self.recorded("i2t."):
             yield from self.understanding()
-
-    def recorded(self, start: str) -> bool:
-        return any(name.startswith(start) for name in self.outputs)
 
     def same(self, name: str, found: Tensor, limit: float = 0.0, where: Tensor | None = None) -> Iterator[Check]:
         """One check, relative to the largest recorded value; `where` picks the entries that mean something."""
@@ -153,7 +148,10 @@ class _Case:
         count = int((~shown).sum())
         placed = ids[:, HEADER : HEADER + count] == PLACEHOLDER
         if not (placed.all() and (ids == PLACEHOLDER).sum() == placed.numel()):
-            raise KeyError(f"{group}.input_ids with the placeholder after {HEADER} ids")
+            raise CheckpointError(
+                f"{self.folder / 'inputs.safetensors'}: {group}.input_ids must have the picture's places "
+                f"({PLACEHOLDER}) after the {HEADER} ids of the header and nowhere else"
+            )
         mask = self.inputs.get(f"{group}.attention_mask", torch.ones_like(ids, dtype=torch.bool))
         return ids[:, shown], mask[:, shown].bool()
 
@@ -312,7 +310,10 @@ def _build(settings: Mapping[str, Any], folder: Path) -> HarmonModel:
     own = {"vae_scale": sizes["vae_scale"], "grad_scale": 1.0 if sizes["grad_scale"] is None else sizes["grad_scale"]}
     own["image_size"] = sizes["train_grid"][0] * sizes["mar"]["vae_stride"] * sizes["mar"].get("patch_size", 1)
     if vae.get("attn_resolutions_decoder"):
-        raise KeyError("autoencoder without attention in the decoder's levels (attn_resolutions_decoder)")
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model.vae.attn_resolutions_decoder is {vae['attn_resolutions_decoder']!r}, but "
+            "only an autoencoder without attention in the decoder's levels is built here"
+        )
     names = ("ch", "ch_mult", "num_res_blocks", "resolution", "attn_resolutions_encoder")
     content = {"llm": sizes["llm"], "mar": sizes["mar"], "vae": {name: vae[name] for name in names}, "reca": own}
     model = HarmonModel(config_of(content)).eval()

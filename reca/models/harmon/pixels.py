@@ -1,4 +1,8 @@
-"""From images to what the autoencoder takes, and back."""
+"""From images to what the autoencoder takes, and back.
+
+The two ways to a square are the published data sets'. Recorded tensors are checked against them; the pipeline itself
+resizes once (`reca.data.fit`).
+"""
 
 import torch
 from PIL import Image
@@ -8,12 +12,12 @@ GREY = (127, 127, 127)
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
-    """Images float32 in [-1, 1] of uint8, any shape."""
+    """Images float32 in [-1, 1] of uint8, any shape: x / 255 * 2 - 1, in this order, as published."""
     return pixels.float() / 255 * 2 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """uint8 of images about in [-1, 1], any shape: 127.5 * x + 128, clamped and truncated, as published."""
+    """uint8 of images float, about in [-1, 1], any shape: 127.5 * x + 128, clamped and truncated, as published."""
     return (images.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 

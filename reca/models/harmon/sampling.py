@@ -86,7 +86,14 @@ def seeded_noise(
     seeds: Sequence[int], tokens: int, channels: int, levels: int, device: torch.device = diffusion.CPU
 ) -> tuple[Tensor, Noise]:
     """Order int64 [B, N] and noise of each image from its own generator on the CPU, so that no image depends on its
-    batch or on the device, to which they are moved.
+    batch or on the device.
+
+    Args:
+        seeds: 63 bits, one for each image.
+        tokens: N.
+        channels: C.
+        levels: noise levels of the diffusion chain.
+        device: where both are moved.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     order = torch.stack([torch.randperm(tokens, generator=generator) for generator in generators])

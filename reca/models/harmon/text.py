@@ -1,15 +1,16 @@
 """Prompts as ids: the chat form of Qwen2.5-Instruct without a system turn, and tokenizers for it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from reca.models.errors import CheckpointError
+from reca.models.words import UNKNOWN, text_ids, word_level
+from reca.models.words import load_tokenizer as load_any_tokenizer
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-UNKNOWN = "<unk>"
 
 DRAW = "Generate an image: {}"
 """Text-to-image prompt of a caption."""
@@ -26,31 +27,6 @@ def prompt(text: str) -> str:
     return f"{START}user\n{text}{END}\n{START}assistant\n"
 
 
-def token_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-    """Ids of each text, special tokens written out in it included.
-
-    Args:
-        tokenizer: the checkpoint's tokenizer.
-        texts: texts of one batch.
-        names: what to call each text in an error message.
-
-    Raises:
-        ValueError: a text has a word that the tokenizer does not know.
-    """
-    if not texts:
-        return []
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    unknown = tokenizer.unk_token_id
-    for row, text, name in zip(rows, texts, names, strict=True):
-        if unknown is not None and unknown in row:
-            spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            start, end = spans[row.index(unknown)]
-            raise ValueError(
-                f"{name}: the tokenizer does not know the word {text[start:end]!r} in {text!r}; use words it knows"
-            )
-    return rows
-
-
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
     """Make sure that a tokenizer can write the chat form.
 
@@ -65,8 +41,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None
         raise ValueError(f"has ids up to {max(known.values())}, but llm.vocab_size is {vocab_size}")
     start = known[START]
     for text in ("", "\n"):
-        ids = token_ids(tokenizer, [prompt(f"{text}{DRAW_ANY}")], ["header"])[0]
-        alone = token_ids(tokenizer, [f"{START}user\n{text}"], ["header"])[0]
+        ids = text_ids(tokenizer, [prompt(f"{text}{DRAW_ANY}")], ["header"])[0]
+        alone = text_ids(tokenizer, [f"{START}user\n{text}"], ["header"])[0]
         if ids[0] != start or len(alone) != HEADER or ids[:HEADER] != alone:
             raise ValueError(
                 f"writes {START}, user and {1 + len(text)} newlines as {alone}; expected {HEADER} ids, the last for "
@@ -78,7 +54,7 @@ def build_word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     """Tokenizer of whole lower-case words for tiny models, with every run of punctuation a word of its own and one and
     two newlines as in Qwen's.
 
-    The words of the chat form and of `DRAW` and `DRAW_ANY` are always known. No text may need `<unk>` (`token_ids`
+    The words of the chat form and of `DRAW` and `DRAW_ANY` are always known. No text may need `<unk>` (`text_ids`
     raises).
 
     Args:
@@ -89,13 +65,8 @@ def build_word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(pieces), "isolated"), pre_tokenizers.Split(Regex(r" +"), "removed")]
     )
-    known = dict.fromkeys(["\n", "\n\n"])
-    for word in ["user assistant", DRAW.format(""), DRAW_ANY, *words]:
-        known.update(dict.fromkeys(piece for piece, _ in splitter.pre_tokenize_str(word.lower())))
-    vocabulary = {word: number for number, word in enumerate([*known, UNKNOWN, PAD, START, END])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = splitter
+    texts = ["user assistant", DRAW.format(""), DRAW_ANY, *words]
+    tokenizer = word_level(texts, splitter, ("\n", "\n\n"), (UNKNOWN, PAD, START, END))
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (PAD, START, END)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PAD, eos_token=END)
 
@@ -107,12 +78,7 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
         CheckpointError: there is none, it cannot be read, or it does not know the chat form.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: file is missing; copy the tokenizer's files of Qwen2.5-Instruct there")
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the tokenizers library raises a bare Exception on files it cannot parse
-        raise CheckpointError(f"{path}: cannot be read as a tokenizer: {error}") from error
+    tokenizer = load_any_tokenizer(folder, "Qwen2.5-Instruct's")
     try:
         check_tokenizer(tokenizer, vocab_size)
     except ValueError as error:

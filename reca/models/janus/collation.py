@@ -12,19 +12,16 @@ understanding feature, `<end_of_image>`):
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
 from reca.models.janus.config import Sizes
 from reca.models.janus.tokenizer import IMAGE_MARKS, Marks
-from reca.models.words import text_ids
-
-IGNORED = -100
-"""Label that no loss counts."""
+from reca.models.losses import IGNORED
+from reca.models.words import answer_text, numbered, questions_and_answers, text_ids
 
 PICTURE = "".join(IMAGE_MARKS[name] for name in ("boi_token", "image_token", "eoi_token"))
 CAPTION = "<|User|>: {}\n\n<|Assistant|>:" + IMAGE_MARKS["boi_token"]
@@ -50,13 +47,14 @@ class Collator:
         self.question = (DEFAULT_SYSTEM_PROMPT if system_prompt else "") + QUESTION
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.janus.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or is not what the task needs.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
-        encoded = {
-            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples]))
-            for name in examples[0].encoded
-        }
+        encoded = stacked(examples)
         if task == "image_to_text":
             return {"features": encoded["features"].float(), **self.instructions(texts, names)}
         codes = {"codes": encoded["codes"].long()}
@@ -68,12 +66,12 @@ class Collator:
         """`ids` int64 and `mask` bool [B, T] of captions.
 
         Raises:
-            ValueError: a text does not fit, or holds a special token.
+            ValueError: a text does not fit, has an unknown word, or holds a special token.
         """
         return self._padded(self._ids(CAPTION, texts, names), self.sizes.codes, names)
 
     def templates(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
-        """`ids` and `mask` of template prompts, with places for the features of the image to reconstruct.
+        """`ids` int64 and `mask` bool [B, T] of template prompts, with places for the features of the image.
 
         Raises:
             ValueError: a text does not fit, or holds a special token.
@@ -81,26 +79,24 @@ class Collator:
         return self._padded(self._ids(RECONSTRUCTION, texts, names), self.sizes.codes, names)
 
     def questions(self, questions: Sequence[str], new_tokens: int) -> dict[str, Tensor]:
-        """`ids` and `mask` of open questions, with room for an answer of `new_tokens` ids.
+        """`ids` int64 and `mask` bool [B, T] of open questions, with room for an answer of `new_tokens` ids.
 
         Raises:
             ValueError: a question does not fit, or holds a special token.
         """
-        names = [f"question {number}" for number in range(len(questions))]
+        names = numbered("question", questions)
         return self._padded(self._ids(self.question, questions, names), new_tokens, names)
 
     def instructions(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
-        """`ids`, `mask` and `labels` of texts that are question, newline, answer; only answer and end are labelled.
+        """`ids` int64, `mask` bool and `labels` int64, [B, T] each, of texts that are question, newline, answer; only
+        answer and end are labelled.
 
         Raises:
             ValueError: a text has no newline, does not fit, or holds a special token.
         """
-        pairs = [text.split("\n", 1) for text in texts]
-        for pair, name in zip(pairs, names, strict=True):
-            if len(pair) != 2:
-                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
-        questions = self._ids(self.question, [pair[0] for pair in pairs], names)
-        answers = [[*row, self.marks.end] for row in self._text(ANSWER, [pair[1] for pair in pairs], names)]
+        asked, answered = questions_and_answers(texts, names)
+        questions = self._ids(self.question, asked, names)
+        answers = [[*row, self.marks.end] for row in self._text(ANSWER, answered, names)]
         rows = [question + answer for question, answer in zip(questions, answers, strict=True)]
         batch = self._padded(rows, 0, names)
         width = batch["ids"].shape[1]
@@ -109,8 +105,7 @@ class Collator:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end mark."""
-        words = ids[: ids.index(self.marks.end)] if self.marks.end in ids else ids
-        return str(self.tokenizer.decode(list(words), skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.marks.end)
 
     def _text(self, form: str, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         for text, name in zip(texts, names, strict=True):

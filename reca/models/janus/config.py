@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
 from reca.models.errors import CheckpointError
+from reca.models.settings import converted, known_fields, read_json, write_json
 
 CONFIG = "config.json"
 PROCESSOR = "processor_config.json"
@@ -160,15 +160,17 @@ def read_processing(folder: Path) -> Processing:
         found.update(processor.get("image_processor") or {})
         if "use_default_system_prompt" in processor:
             found["system_prompt"] = processor["use_default_system_prompt"]
-    known = {name: found[name] for name in Processing.__dataclass_fields__ if name in found}
-    try:
-        return msgspec.convert(known, Processing)
-    except msgspec.ValidationError as error:
-        raise CheckpointError(f"{folder / PROCESSOR}: {error}") from error
+    return converted(known_fields(found, Processing), Processing, folder / PROCESSOR)
 
 
 def write_processing(processing: Processing, sizes: Sizes, folder: Path) -> None:
-    """Write `processor_config.json` as transformers' `JanusProcessor` reads it."""
+    """Write `processor_config.json` as transformers' `JanusProcessor` reads it.
+
+    Args:
+        processing: pixel statistics and system prompt.
+        sizes: number of features and side of the image.
+        folder: where.
+    """
     values: Mapping[str, Any] = {
         "processor_class": "JanusProcessor",
         "num_image_tokens": sizes.features,
@@ -180,7 +182,7 @@ def write_processing(processing: Processing, sizes: Sizes, folder: Path) -> None
             "size": {"height": sizes.image, "width": sizes.image},
         },
     }
-    (folder / PROCESSOR).write_bytes(msgspec.json.format(msgspec.json.encode(values), indent=2) + b"\n")
+    write_json(values, folder / PROCESSOR, indent=2)
 
 
 def _published(hidden_size: int, intermediate_size: int, layers: int, heads: int) -> JanusConfig:
@@ -202,17 +204,3 @@ def _published(hidden_size: int, intermediate_size: int, layers: int, heads: int
         image_token_id=100_581,
         tie_word_embeddings=False,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Fields of a JSON object.
-
-    Raises:
-        CheckpointError: the file is missing or no JSON object.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: file is missing") from error
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: no JSON object: {error}") from error

@@ -31,7 +31,7 @@ class Prefix:
 
 
 def stacked(first: Prefix, second: Prefix) -> Prefix:
-    """The rows of both, the shorter ones padded on the left."""
+    """The rows of both, the shorter ones padded on the left with zeros that are not seen."""
     width = max(first.mask.shape[1], second.mask.shape[1])
     gaps = [(prefix, width - prefix.mask.shape[1]) for prefix in (first, second)]
     return Prefix(
@@ -91,8 +91,8 @@ def draw_codes(
 
     Args:
         stream: sequences that end with begin-of-image: B, or with guidance 2 B, of which the last B are unconditional.
-        head: code logits float [*, K] of hidden states.
-        embed: input embeddings float [*, D] of codes.
+        head: code logits float [*, K] of hidden states float [*, D].
+        embed: input embeddings float [*, D] of codes int64 [*].
         draws: float32 [B, K] for every position, Exp(1).
         positions: N.
         guidance: 0 for none.
@@ -122,8 +122,15 @@ def greedy(
     stop: int,
     watch: Watch,
 ) -> Tensor:
-    """Most probable words, int64 [B, at most new_tokens]; what follows a sequence's `stop` is meaningless and is not
-    shown to `watch`.
+    """Most probable words, int64 [B, at most new_tokens]; what follows a sequence's `stop` is meaningless.
+
+    Args:
+        stream: B sequences.
+        head: logits float [B, V] of hidden states float [B, D].
+        embed: input embeddings float [B, D] of words int64 [B].
+        new_tokens: number of new ids at most, at least 1.
+        stop: id that ends a sequence.
+        watch: sees the logits of sequences that have not ended.
     """
     words: list[Tensor] = []
     finished = torch.zeros(stream.last.shape[0], dtype=torch.bool, device=stream.last.device)

@@ -52,7 +52,7 @@ def read_parts(folder: Path) -> Parts:
 
 
 def published(janus: JanusForConditionalGeneration, original: Original | None) -> dict[str, Target]:
-    """The model's tensors by their names in the files; memory is shared."""
+    """The model's tensors by their names in the files, of any shape and type; memory is shared."""
     tied, state = janus.config.tie_word_embeddings, janus.state_dict()
     tensors = {name: value for name, value in state.items() if not (tied and name == LANGUAGE_HEAD)}
     return {**tensors} if original is None else {**original_tensors(tensors), **original.unused}
@@ -61,7 +61,15 @@ def published(janus: JanusForConditionalGeneration, original: Original | None) -
 def write_parts(
     janus: JanusForConditionalGeneration, parts: Parts, folder: Path, dtype: torch.dtype | None, stored: Types
 ) -> None:
-    """Write a folder in the layout it came in, else in transformers'."""
+    """Write a folder in the layout it came in, else in transformers'.
+
+    Args:
+        janus: the model.
+        parts: everything but its weights.
+        folder: where; made where it is missing.
+        dtype: see `reca.models.checkpoint.storage_types`.
+        stored: types in the files that the model came from, or nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: joined(value) for name, value in published(janus, parts.original).items()}
     parts.tokenizer.save_pretrained(str(folder))

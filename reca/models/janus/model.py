@@ -38,15 +38,18 @@ from reca.models.attention import BY_DEVICE
 from reca.models.base import Batch, Draws, Example, Geometry, LossTerm, Task, UnifiedModel
 from reca.models.checkpoint import built, find_weights, load_strict
 from reca.models.detection import refuse_other_family
+from reca.models.errors import CheckpointError
 from reca.models.finite import PICTURE, Watch
-from reca.models.janus.collation import IGNORED, Collator
+from reca.models.janus.collation import Collator
 from reca.models.janus.config import Processing, sizes_of
 from reca.models.janus.decoding import Prefix, Stream, draw_codes, greedy, seeded_draws, stacked, states
 from reca.models.janus.files import Parts, published, read_parts, write_parts
 from reca.models.janus.original import Original
 from reca.models.janus.tokenizer import Marks, generation_config, matching_marks
 from reca.models.janus.vq import decoded, image_codes
-from reca.models.pixels import from_bytes, to_bytes
+from reca.models.losses import IGNORED, cross_entropy, next_labels
+from reca.models.pixels import check_size, from_bytes, to_bytes
+from reca.models.words import numbered
 
 FROZEN = ("model.vision_model.", "model.vqmodel.")
 """Understanding encoder and image tokenizer."""
@@ -132,9 +135,7 @@ class JanusProModel(UnifiedModel):
         Raises:
             ValueError: the images have another size than `geometry`.
         """
-        side = self.geometry.size
-        if tuple(pixels.shape[1:]) != (3, side, side):
-            raise ValueError(f"images have shape {list(pixels.shape[1:])}, this Janus takes [3, {side}, {side}]")
+        check_size(pixels, self.sizes.image)
         pixels = pixels.to(self.device)
         mean, std = (
             torch.tensor(values, device=self.device).view(3, 1, 1)
@@ -164,24 +165,26 @@ class JanusProModel(UnifiedModel):
     def loss(self, task: Task, batch: Batch, draws: Draws) -> LossTerm:
         """Cross entropy of every code of the picture (both drawing tasks), or of the answer and its end mark."""
         if task == "image_to_text":
-            labels = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-            counted = labels != IGNORED
-            hidden = states(self.language, self.prefix(batch))[counted]
-            return _cross_entropy(self.janus.lm_head(hidden), labels[counted])
+            hidden = states(self.language, self.prefix(batch))
+            return cross_entropy(self.janus.lm_head, hidden, next_labels(batch["labels"]))
         if task == "text_to_image":
             dropped = draws["caption_drop"] < CAPTION_DROPOUT
             batch = {**batch, "ids": torch.where(dropped[:, None], self.without_text(batch), batch["ids"])}
-        return _cross_entropy(self.code_logits(self.prefix(batch), batch["codes"]).flatten(0, 1), batch["codes"])
+        logits = self.code_logits(self.prefix(batch), batch["codes"]).flatten(0, 1).float()
+        total = functional.cross_entropy(logits, batch["codes"].flatten(), reduction="sum")
+        return LossTerm(total, self.count(task, batch, draws))
 
     def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
-        """Codes of the pictures, or ids of the answers."""
+        """Scalar float32: codes of the pictures, or ids of the answers."""
         del draws
         if task == "image_to_text":
             return (batch["labels"][:, 1:] != IGNORED).sum().float()
         return torch.tensor(float(batch["codes"].numel()), device=batch["codes"].device)
 
     def prefix(self, batch: Batch) -> Prefix:
-        """Input embeddings of a batch's `ids`, with the aligned features in their places."""
+        """Input embeddings of a batch's `ids` int64 [B, T], with its `features` float [B, C, E], if any, aligned in
+        their places.
+        """
         embeddings = self.language.embed_tokens(batch["ids"])
         if "features" in batch:
             places = (batch["ids"] == self.sizes.image_token)[..., None]
@@ -213,7 +216,7 @@ class JanusProModel(UnifiedModel):
         Guidance is against the caption replaced by pads. The published `cfg_weight` 5 is `guidance` 4; `temperature` is
         that of the softmax, and 0 takes the most probable code.
         """
-        batch = self._on_device(self._collator.captions(prompts, _numbered(prompts)))
+        batch = self._on_device(self._collator.captions(prompts, numbered("prompt", prompts)))
         return self._draw(self.prefix(batch), batch, seeds, sampling)
 
     @torch.no_grad()
@@ -225,9 +228,9 @@ class JanusProModel(UnifiedModel):
         Guidance, if any, is against the same template as a caption, replaced by pads: the unconditional form that
         pre-training teaches.
         """
-        templates = self._collator.templates(prompts, _numbered(prompts))
+        templates = self._collator.templates(prompts, numbered("prompt", prompts))
         batch = self._on_device({**templates, "features": encoded["features"].float()})
-        captions = self._on_device(self._collator.captions(prompts, _numbered(prompts)))
+        captions = self._on_device(self._collator.captions(prompts, numbered("prompt", prompts)))
         return self._draw(self.prefix(batch), captions, seeds, sampling)
 
     @torch.no_grad()
@@ -276,20 +279,23 @@ class JanusProModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint in transformers' layout or DeepSeek's own as float32, tensor by tensor, straight to the
-        device.
+        """Read a checkpoint in transformers' layout or DeepSeek's own, tensor by tensor, straight to the device.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, values that are not finite,
-                another model's configuration, or a tokenizer that lacks a mark.
+                another model's configuration, a broken `generation_config.json`, or a tokenizer that lacks a mark.
         """
         refuse_other_family(folder, cls.family)
         parts = read_parts(folder)
         model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype)
         model.original = parts.original
         model.stored = load_strict(published(model.janus, parts.original), find_weights(folder))
-        if (folder / "generation_config.json").is_file():
-            model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
+        settings = folder / "generation_config.json"
+        if settings.is_file():
+            try:
+                model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{settings}: {error}; copy it again, or remove it: it is optional") from error
         return model.eval()
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -317,13 +323,3 @@ class JanusProModel(UnifiedModel):
 
     def _on_device(self, batch: Batch) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in batch.items()}
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> LossTerm:
-    """Sum over logits [M, K] and as many labels."""
-    total = functional.cross_entropy(logits.float(), labels.flatten(), reduction="sum")
-    return LossTerm(total, torch.tensor(float(labels.numel()), device=total.device))
-
-
-def _numbered(prompts: Sequence[str]) -> list[str]:
-    return [f"prompt {number}" for number in range(len(prompts))]

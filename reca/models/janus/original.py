@@ -17,8 +17,9 @@ from transformers import JanusConfig
 
 from reca.models.checkpoint import Target, find_weights, read_tensors
 from reca.models.errors import CheckpointError
-from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, config_of, read_json
+from reca.models.janus.config import CONFIG, PREPROCESSOR, PROCESSOR, config_of
 from reca.models.janus.tokenizer import Marks
+from reca.models.settings import read_json
 
 KIND = "multi_modality"
 
@@ -201,8 +202,8 @@ def original_config(folder: Path, marks: Marks) -> JanusConfig:
 
 
 def original_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Target]:
-    """Tensors of transformers' names by DeepSeek's. Memory is shared; query, key and value of SigLIP are stored joined,
-    and its position table has a batch axis.
+    """Tensors of transformers' names, of any shape and type, by DeepSeek's. Memory is shared; query, key and value of
+    SigLIP are stored joined, and its position table has a batch axis.
     """
     found: dict[str, Target] = {}
     for ours, value in tensors.items():

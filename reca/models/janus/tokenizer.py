@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from reca.models.errors import CheckpointError
 from reca.models.janus.config import Sizes
+from reca.models.words import UNKNOWN, word_level
 
 IMAGE_MARKS = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
 """transformers' attribute of each image mark -> its published text."""
@@ -18,7 +19,6 @@ ENDS = {
     "eos_token": "<｜end▁of▁sentence｜>",  # noqa: RUF001
     "pad_token": "<｜▁pad▁｜>",  # noqa: RUF001
 }
-UNKNOWN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ def find_marks(tokenizer: PreTrainedTokenizerFast, source: str) -> Marks:
 def matching_marks(tokenizer: PreTrainedTokenizerFast, sizes: Sizes, source: str) -> Marks:
     """Marks of a tokenizer that fits a configuration.
 
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        sizes: of the configuration.
+        source: where the tokenizer comes from, for the message.
+
     Raises:
         CheckpointError: it lacks a mark, has more ids than the vocabulary, or another id for the image mark.
     """
@@ -104,13 +109,7 @@ def build_word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     Args:
         words: words or whole texts; each is split the way later texts are.
     """
-    known = dict.fromkeys([UNKNOWN, ":"])
-    splitter = pre_tokenizers.Whitespace()
-    for word in words:
-        known.update(dict.fromkeys(piece for piece, _ in splitter.pre_tokenize_str(word.lower())))
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = splitter
+    tokenizer = word_level(words, pre_tokenizers.Whitespace(), (UNKNOWN, ":"))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNKNOWN, **ENDS, extra_special_tokens=IMAGE_MARKS
     )

@@ -7,12 +7,12 @@ as downloaded: `lmm/` (InternVL3, with its tokenizer), `transformer/` and `sched
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import torch
 
-from reca.models.checkpoint import Target, find_weights, load_strict, stored_names
+from reca.models.checkpoint import Target, find_weights, find_weights_or_pth, load_strict, stored_names
 from reca.models.errors import CheckpointError
 from reca.models.openuni.config import (
     AutoencoderSizes,
@@ -22,8 +22,8 @@ from reca.models.openuni.config import (
     SanaSizes,
     VisionSizes,
 )
+from reca.models.settings import Kind, check_fixed, converted, known_fields, read_json, write_json
 
-Sizes = TypeVar("Sizes")
 Json = dict[str, Any]
 
 PARTS = ("lmm", "transformer", "vae")
@@ -64,8 +64,7 @@ def write_config(config: OpenUniConfig, folder: Path) -> None:
         "scheduler/scheduler_config.json": {"_class_name": "DPMSolverMultistepScheduler", **FLOW, **values["flow"]},
     }
     for name, content in parts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+        write_json(content, folder / name)
 
 
 def read_config(folder: Path) -> OpenUniConfig:
@@ -76,11 +75,12 @@ def read_config(folder: Path) -> OpenUniConfig:
         CheckpointError: a file is missing, is no JSON, holds an unknown field or a wrong type, or describes a model
             that is not built here.
     """
-    main = _json(folder / "config.json")
+    main = read_json(folder / "config.json")
     if main.pop("family", None) != "openuni":
         raise CheckpointError(f'{folder / "config.json"}: no OpenUni configuration (its "family" is not "openuni")')
     lmm_path = folder / "lmm" / "config.json"
-    lmm = checked(_json(lmm_path), LMM, lmm_path)
+    lmm = read_json(lmm_path)
+    check_fixed(lmm, LMM, lmm_path)
     known: Json = {
         "merge": round(1 / lmm.get("downsample_ratio", 0.5)),
         "language": _language(lmm.get("llm_config", {}), lmm_path),
@@ -92,7 +92,7 @@ def read_config(folder: Path) -> OpenUniConfig:
     unknown = sorted(set(main) - (set(OpenUniConfig.__dataclass_fields__) - set(known)))
     if unknown:
         raise CheckpointError(f"{folder / 'config.json'}: unknown fields {', '.join(unknown)}")
-    return _convert({**main, **known}, OpenUniConfig, folder / "config.json")
+    return converted({**main, **known}, OpenUniConfig, folder / "config.json")
 
 
 def load_weights(state: Mapping[str, Target], folder: Path) -> dict[str, torch.dtype]:
@@ -104,7 +104,7 @@ def load_weights(state: Mapping[str, Target], folder: Path) -> dict[str, torch.d
     Raises:
         CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
     """
-    path = find_main(folder)
+    path = find_weights_or_pth(folder)
     held = stored_names(path)
     types = load_strict({name: value for name, value in state.items() if name in held}, path)
     own = [name for name in state if name not in held and not name.startswith(tuple(f"{part}." for part in PARTS))]
@@ -119,22 +119,6 @@ def load_weights(state: Mapping[str, Target], folder: Path) -> dict[str, torch.d
                 missing, source, lambda name, prefix=prefix: None if prefix + name in held else prefix + name
             )
     return types
-
-
-def find_main(folder: Path) -> Path:
-    """OpenUni's own weight file: one of the usual names, or the only `.pth` file of the folder.
-
-    Raises:
-        CheckpointError: there is none, or there are several.
-    """
-    files = sorted(folder.glob("*.pth"))
-    try:
-        return find_weights(folder)
-    except CheckpointError as error:
-        if len(files) == 1:
-            return files[0]
-        found = f"; found {', '.join(file.name for file in files)}, keep one of them" if files else ", or one .pth file"
-        raise CheckpointError(f"{error}{found}") from error
 
 
 def _find_base(folder: Path, main: Path, missing: Mapping[str, Target]) -> Path:
@@ -157,39 +141,10 @@ def _language(values: Json, path: Path) -> LanguageSizes:
     return _sizes(LanguageSizes, values, LANGUAGE, path)
 
 
-def _read(kind: type[Sizes], path: Path, fixed: Json) -> Sizes:
-    return _sizes(kind, _json(path), fixed, path)
+def _read(kind: type[Kind], path: Path, fixed: Json) -> Kind:
+    return _sizes(kind, read_json(path), fixed, path)
 
 
-def _sizes(kind: type[Sizes], values: Json, fixed: Json, path: Path) -> Sizes:
-    fields: Json = getattr(kind, "__dataclass_fields__")  # noqa: B009 - a type variable has no attributes
-    values = checked(values, fixed, path)
-    return _convert({name: value for name, value in values.items() if name in fields}, kind, path)
-
-
-def checked(values: Json, fixed: Json, path: Path) -> Json:
-    """The values of a configuration, once those it has among `fixed` are found as there.
-
-    Raises:
-        CheckpointError: naming the file and a value that is not built here.
-    """
-    for name, value in fixed.items():
-        if values.get(name, value) != value:
-            raise CheckpointError(f"{path}: {name} is {values[name]!r}, but only {value!r} is built here")
-    return values
-
-
-def _convert(values: Json, kind: type[Sizes], path: Path) -> Sizes:
-    try:
-        return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _json(path: Path) -> Json:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: file is missing") from error
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: no JSON object: {error}") from error
+def _sizes(kind: type[Kind], values: Json, fixed: Json, path: Path) -> Kind:
+    check_fixed(values, fixed, path)
+    return converted(known_fields(values, kind), kind, path)

@@ -39,7 +39,8 @@ from reca.models.openuni.flow import Noised, add_noise, denoise, seeded_noise
 from reca.models.openuni.prompts import Prompter, Prompts
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, load_tokenizer
 from reca.models.openuni.understanding import InternVL, published_state
-from reca.models.pixels import check_size, to_bytes
+from reca.models.pixels import check_size, from_bytes, to_bytes
+from reca.models.words import numbered
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class OpenUniModel(UnifiedModel):
             ValueError: the images have another size.
         """
         check_size(pixels, self.config.image_size)
-        images = pixels.to(self.device).float() / 127.5 - 1
+        images = from_bytes(pixels.to(self.device))
         return {"latents": self.vae.encode(images, return_dict=False)[0], "features": self.lmm.features(images)}
 
     # Batches and draws
@@ -176,13 +177,13 @@ class OpenUniModel(UnifiedModel):
         return LossTerm(error.square().sum(), torch.tensor(float(error.numel()), device=error.device))
 
     def count(self, task: Task, batch: Batch, draws: Draws) -> Tensor:
-        """Values of the latents."""
+        """Scalar float32: values of the latents."""
         del task, draws
         return torch.tensor(float(batch["latents"].numel()), device=batch["latents"].device)
 
     def loss_inputs(self, ids: Tensor, mask: Tensor, features: Tensor | None) -> QueryInputs:
-        """`query_inputs` in training, where a prompt with an image keeps its newest `max_prompt` positions only, as
-        published. (`collate` refuses longer ones.)
+        """`query_inputs`, with its arguments, in training, where a prompt with an image keeps its newest `max_prompt`
+        positions only, as published. (`collate` refuses longer ones.)
         """
         return self.query_inputs(ids, mask, features, None if features is None else self.config.max_prompt)
 
@@ -221,12 +222,23 @@ class OpenUniModel(UnifiedModel):
         return found, after(found)
 
     def noised(self, latents: Tensor, draws: Draws) -> Noised:
-        """Scaled and noised latents of a batch."""
+        """Scaled and noised latents of latents float32 [B, C, h, w] as the autoencoder gives them.
+
+        Args:
+            latents: the latents.
+            draws: `uniform` and `noise`.
+        """
         scaled = latents * self.config.vae.scaling_factor
         return add_noise(scaled, draws["noise"], draws["uniform"], self.config.flow)
 
     def velocity(self, latents: Tensor, context: Tensor, timesteps: Tensor) -> Tensor:
-        """Velocity float [B, C, h, w] of scaled latents [B, C, h, w] at times [B] in 1..1000."""
+        """Velocity float [B, C, h, w] of noised latents, as Sana predicts it.
+
+        Args:
+            latents: float32 [B, C, h, w], scaled.
+            context: float [B, Q, K].
+            timesteps: float or int64 [B], times up to the number of training levels (published: 1,000).
+        """
         return self.transformer(latents, encoder_hidden_states=context, timestep=timesteps, return_dict=False)[0]
 
     # Drawing and answering
@@ -234,8 +246,8 @@ class OpenUniModel(UnifiedModel):
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         """Draw uint8 [B, 3, S, S] from captions; guidance is against "Generate an image."."""
-        names = [f"prompt {number}" for number in range(len(prompts))]
-        return self._draw(self._prompter.captions(prompts, names, sampling.guidance != 0), None, seeds, sampling)
+        found = self._prompter.captions(prompts, numbered("prompt", prompts), sampling.guidance != 0)
+        return self._draw(found, None, seeds, sampling)
 
     @torch.no_grad()
     def reconstruct(
@@ -244,15 +256,14 @@ class OpenUniModel(UnifiedModel):
         """Draw uint8 [B, 3, S, S] from what `encode` gave and a template prompt each; guidance, if any, is against the
         same image with "Keep the image as it is." (`image_edit.py` of OpenUni).
         """
-        names = [f"prompt {number}" for number in range(len(prompts))]
-        features = encoded["features"].float()
-        return self._draw(self._prompter.templates(prompts, names, sampling.guidance != 0), features, seeds, sampling)
+        found = self._prompter.templates(prompts, numbered("prompt", prompts), sampling.guidance != 0)
+        return self._draw(found, encoded["features"].float(), seeds, sampling)
 
     @torch.no_grad()
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers of InternVL3, without the end mark."""
         prompter = self._prompter
-        prompts = prompter.questions(questions, [f"question {number}" for number in range(len(questions))])
+        prompts = prompter.questions(questions, numbered("question", questions))
         ids, features = prompts.ids.to(self.device), encoded["features"].float().to(self.device)
         embeddings = self.lmm.embed(ids, features, self.config.image_context_id)
         mask, watch = prompts.mask.to(self.device), Watch(self.family)
@@ -300,7 +311,7 @@ class OpenUniModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32 (its layout: `reca.models.openuni.files`), straight to the device.
+        """Read a checkpoint (its layout: `reca.models.openuni.files`), straight to the device.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.

@@ -5,13 +5,11 @@ has raw ids instead of texts, and latents instead of an autoencoder.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from reca.models.base import LossTerm
@@ -25,13 +23,12 @@ from reca.models.openuni.config import (
     SanaSizes,
     VisionSizes,
 )
-from reca.models.openuni.files import FLOW, LMM, SANA, VISION, checked
+from reca.models.openuni.files import FLOW, LMM, SANA, VISION
 from reca.models.openuni.flow import denoise, sampling_scheduler, training_levels
 from reca.models.openuni.model import OpenUniModel
 from reca.models.openuni.understanding import published_state
-from reca.models.parity import Check, compare, compare_norm
-
-Sizes = TypeVar("Sizes")
+from reca.models.parity import Check, Recording, compare_gradient, compare_norm
+from reca.models.settings import Kind, check_fixed, known_fields
 
 STATES = 1e-4
 VELOCITY = 1e-4
@@ -61,13 +58,11 @@ def check(folder: Path) -> Iterator[Check]:
     yield from _Case(folder).run()
 
 
-class _Case:
+class _Case(Recording):
     def __init__(self, folder: Path) -> None:
-        self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
+        super().__init__(folder)
         for section, fixed in BUILT.items():
-            checked(self.settings[section] if section else self.settings, fixed, folder / "config.json")
-        self.inputs = load_file(folder / "inputs.safetensors")
-        self.outputs = load_file(folder / "outputs.safetensors")
+            check_fixed(self.settings[section] if section else self.settings, fixed, folder / "config.json", section)
         self.model = _build(self.settings, folder)
         self.losses: dict[str, Tensor] = {}
 
@@ -80,23 +75,16 @@ class _Case:
             with torch.no_grad():
                 features = self.model.lmm.features(self.inputs["reca.pixel_values_src"])
             yield from self.same("reca.vit_embeds", features, STATES)
-        if self.recorded("t2i"):
+        if self.recorded("t2i."):
             yield from self.training("t2i", None)
-        if self.recorded("reca"):
+        if self.recorded("reca."):
             yield from self.training("reca", features)
         yield from self.gradients()
         with torch.no_grad():
-            if self.recorded("gen"):
+            if self.recorded("gen."):
                 yield from self.sampling("gen", None)
-            if self.recorded("genimg"):
+            if self.recorded("genimg."):
                 yield from self.sampling("genimg", None if features is None else features[:1])
-
-    def recorded(self, group: str) -> bool:
-        return any(name.startswith(f"{group}.") for name in self.outputs)
-
-    def same(self, name: str, found: Tensor, limit: float = 0.0) -> Iterator[Check]:
-        if name in self.outputs:
-            yield compare(name, found, self.outputs[name], limit)
 
     def training(self, group: str, features: Tensor | None) -> Iterator[Check]:
         """Inputs, states, noise, velocity and loss of one objective."""
@@ -158,7 +146,7 @@ class _Case:
                 elif kind == "grad_norm":
                     yield _norm(name, found, float(self.outputs[name]))
                 else:
-                    yield _gradient(name, found, self.outputs[name])
+                    yield compare_gradient(name, found, self.outputs[name], GRADIENT)
 
     def sampling(self, group: str, features: Tensor | None) -> Iterator[Check]:
         """Every step of the solver, from the recorded noise; conditional prompts come before unconditional ones."""
@@ -190,12 +178,6 @@ def _norm(name: str, found: Tensor | None, expected: float) -> Check:
     return Check(name, 0.0 if frozen else float("inf"), 0.0, "frozen" if found is None else "has a gradient")
 
 
-def _gradient(name: str, found: Tensor | None, expected: Tensor) -> Check:
-    if found is None or found.shape != expected.shape:
-        return Check(name, float("inf"), GRADIENT, "no gradient of this shape")
-    return Check(name, float((found - expected).norm() / expected.norm().clamp(min=1e-12)), GRADIENT, "relative norm")
-
-
 def _build(settings: Mapping[str, Any], folder: Path) -> OpenUniModel:
     model = OpenUniModel(_config(settings)).eval()
     model.transformer.requires_grad_(not settings["freeze"]["transformer"])
@@ -205,9 +187,8 @@ def _build(settings: Mapping[str, Any], folder: Path) -> OpenUniModel:
     return model
 
 
-def _pick(kind: type[Sizes], *values: Mapping[str, Any], **changes: Any) -> Sizes:
-    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
-    found = {name: value for each in values for name, value in each.items() if name in names}
+def _pick(kind: type[Kind], *values: Mapping[str, Any], **changes: Any) -> Kind:
+    found = {name: value for each in values for name, value in known_fields(each, kind).items()}
     return msgspec.convert({**found, **changes}, kind)
 
 

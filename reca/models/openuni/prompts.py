@@ -7,15 +7,14 @@ message, the open assistant turn, and `<img>`, after which the learned queries f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
 from reca.models.openuni.config import OpenUniConfig
 from reca.models.openuni.tokenizer import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START
-from reca.models.words import text_ids
+from reca.models.words import answer_text, text_ids
 
 TURNS = f"{TURN_START}user\n{{}}{TURN_END}\n{TURN_START}assistant\n"
 CAPTION = "Generate an image: {}"
@@ -47,13 +46,15 @@ class Prompter:
         self.image = f"{IMAGE_START}{IMAGE_CONTEXT * config.image_tokens}{IMAGE_END}\n"
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.openuni.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or has an unknown word.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
         wanted = ("latents", "features") if task == "reconstruction" else ("latents",)
-        images = {
-            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples])).float() for name in wanted
-        }
+        images = {name: value.float() for name, value in stacked(examples, wanted).items()}
         if task == "reconstruction":
             prompts = self.templates(texts, names)
             return {**images, "input_ids": prompts.ids, "mask": prompts.mask}
@@ -71,6 +72,11 @@ class Prompter:
     def captions(self, texts: Sequence[str], names: Sequence[str], unconditional: bool) -> Prompts:
         """Text-to-image prompts of B captions, followed by B unconditional ones if asked for.
 
+        Args:
+            texts: the captions.
+            names: what to call each in an error message.
+            unconditional: whether to ask.
+
         Raises:
             ValueError: a prompt exceeds `max_prompt`.
         """
@@ -80,6 +86,11 @@ class Prompter:
     def templates(self, texts: Sequence[str], names: Sequence[str], unconditional: bool = False) -> Prompts:
         """Reconstruction prompts of B template texts, followed by B unconditional ones (which keep the image) if asked
         for.
+
+        Args:
+            texts: the template prompts.
+            names: what to call each in an error message.
+            unconditional: whether to ask.
 
         Raises:
             ValueError: a prompt exceeds `max_prompt`.
@@ -97,9 +108,7 @@ class Prompter:
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end of the turn."""
-        end = self.turn_end
-        words = list(ids)[: list(ids).index(end)] if end in ids else list(ids)
-        return str(self.tokenizer.decode(words, skip_special_tokens=True)).strip()
+        return answer_text(self.tokenizer, ids, self.turn_end)
 
     @property
     def turn_end(self) -> int:

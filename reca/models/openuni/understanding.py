@@ -65,9 +65,12 @@ class InternVL(nn.Module):
         return self.mlp1(merge_patches(self.vision_model(pixel_values=pixels).last_hidden_state[:, 1:], self.merge))
 
     def embed(self, ids: Tensor, features: Tensor | None, image_context_id: int) -> Tensor:
-        """Input embeddings float [B, L, D] of ids int64 [B, L].
+        """Input embeddings float [B, L, D] of ids.
 
-        Features float [B, T, D], if any, take in order the places of each row's T ids `image_context_id`.
+        Args:
+            ids: int64 [B, L].
+            features: float [B, T, D], which take in order the places of each row's T ids `image_context_id`; or None.
+            image_context_id: id of such a place.
         """
         embeddings = self.language_model.model.embed_tokens(ids)
         if features is None:
@@ -127,8 +130,8 @@ def merge_patches(states: Tensor, merge: int) -> Tensor:
 
 
 def published_state(state: Mapping[str, Tensor]) -> dict[str, Target]:
-    """Published names of a state of names as they are here. Memory is shared; query, key and value of the vision tower
-    are stored joined.
+    """Published names of a state, tensors of any shape and type, of names as they are here. Memory is shared; query,
+    key and value of the vision tower are stored joined.
     """
     found: dict[str, Target] = {}
     for name, tensor in state.items():

@@ -3,16 +3,15 @@
 import warnings
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reca.models.base import Example, Task
+from reca.models.base import Example, Task, stacked
+from reca.models.losses import IGNORED
 from reca.models.showo import sequences
 from reca.models.showo.config import ShowoConfig
-from reca.models.showo.sequences import IGNORED
-from reca.models.words import text_ids
+from reca.models.words import numbered, questions_and_answers, text_ids
 
 CONVERSATION = "USER: \n {} ASSISTANT:"
 """Form of a template prompt and of a question, as in the released training code."""
@@ -33,13 +32,14 @@ class Collator:
         self.warned = False
 
     def batch(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Batch of one task."""
+        """Batch of one task, as `reca.models.showo.model` describes it.
+
+        Raises:
+            ValueError: naming the sample, when its text does not fit or is not what the task needs.
+        """
         names = [f"sample {example.key!r}" for example in examples]
         texts = [example.text for example in examples]
-        encoded = {
-            name: torch.from_numpy(np.stack([example.encoded[name] for example in examples]))
-            for name in examples[0].encoded
-        }
+        encoded = stacked(examples)
         if task == "image_to_text":
             return self.instructions(self.understanding_features(encoded), texts, names)
         codes = {"codes": encoded["codes"].long()}
@@ -52,8 +52,8 @@ class Collator:
         return sequences.caption_block(text_ids(self.tokenizer, texts, names), self.vocabulary, self.config.max_text)
 
     def requests(self, texts: Sequence[str], names: Sequence[str]) -> Tensor:
-        """Caption blocks of what is to be drawn. The release cuts these too (some prompts of DPG-Bench are too long for
-        it), so they are not refused; the first one that is cut gives a `CutPrompt` warning.
+        """Caption blocks int64 [B, M + 1] of what is to be drawn. The release cuts these too (some prompts of DPG-Bench
+        are too long for it), so they are not refused; the first one that is cut gives a `CutPrompt` warning.
         """
         rows, room = text_ids(self.tokenizer, texts, names), self.config.max_text - 2
         cut = [(name, len(row)) for name, row in zip(names, rows, strict=True) if len(row) > room]
@@ -79,32 +79,48 @@ class Collator:
         return sequences.template_prefix(ids, self.vocabulary, self.config.prefix_length, names)
 
     def condition(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a reconstruction sees of the image."""
+        """What a reconstruction sees of the image, of what `encode` gave: `features` float32 [B, C, D], or
+        `condition_codes` int64 [B, Nc] for the VQ condition.
+        """
         if self.config.condition == "vq":
             return {"condition_codes": encoded["condition_codes"].long()}
         return {"features": encoded["features"].float()}
 
     def understanding_features(self, encoded: Mapping[str, Tensor]) -> Tensor:
-        """What a question sees of the image, float32 [B, C, D]."""
+        """What a question sees of the image, float32 [B, C, D], of what `encode` gave."""
         return encoded["understanding_features" if "understanding_features" in encoded else "features"].float()
 
     def instructions(self, features: Tensor, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
         """Training conversations of texts that are question, newline, answer; only answer and end mark are labelled.
 
+        Args:
+            features: float32 [B, C, D].
+            texts: the conversations.
+            names: what to call each in an error message.
+
+        Returns:
+            The batch of image_to_text that `reca.models.showo.model` describes.
+
         Raises:
             ValueError: a text has no newline, or the conversation exceeds the context.
         """
-        pairs = [text.split("\n", 1) for text in texts]
-        for pair, name in zip(pairs, names, strict=True):
-            if len(pair) != 2:
-                raise ValueError(f"{name}: an image-to-text row is question, newline, answer; found only {pair[0]!r}")
-        answers = text_ids(self.tokenizer, [f" {answer}" for _, answer in pairs], names)
-        closed = [[*answer, self.vocabulary.end_of_text] for answer in answers]
-        return self._conversations(features, self._questions([question for question, _ in pairs], names), closed, names)
+        questions, answers = questions_and_answers(texts, names)
+        rows = text_ids(self.tokenizer, [f" {answer}" for answer in answers], names)
+        closed = [[*row, self.vocabulary.end_of_text] for row in rows]
+        return self._conversations(features, self._questions(questions, names), closed, names)
 
     def questions(self, features: Tensor, questions: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Open conversations, and their valid lengths in the whole sequence, int64 [B]."""
-        names = [f"question {number}" for number in range(len(questions))]
+        """Open conversations, as `instructions` gives them but without a label, and their valid lengths in the whole
+        sequence, int64 [B].
+
+        Args:
+            features: float32 [B, C, D].
+            questions: one for each image.
+
+        Raises:
+            ValueError: a question exceeds the context or has an unknown word.
+        """
+        names = numbered("question", questions)
         ids = self._questions(questions, names)
         batch = self._conversations(features, ids, [[] for _ in ids], names)
         before = 3 + len(self.system) + features.shape[1]

@@ -1,5 +1,6 @@
 """Sizes and settings of a Show-o model, and how they are stored beside a checkpoint. Needs no torch at import time."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from reca.models.errors import CheckpointError
+from reca.models.settings import converted, known_fields, read_json, write_json
 
 VICUNA_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -268,9 +270,7 @@ def write_config(config: ShowoConfig, folder: Path) -> None:
         "magvitv2": msgspec.to_builtins(config.magvit),
     }
     for name, values in parts.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(values), indent=1)
-        (folder / name / "config.json").write_bytes(text + b"\n")
+        write_json(values, folder / name / "config.json")
 
 
 def read_config(folder: Path) -> ShowoConfig:
@@ -282,38 +282,30 @@ def read_config(folder: Path) -> ShowoConfig:
     Raises:
         CheckpointError: a file is missing, is no JSON, or holds a field that is unknown or of the wrong type.
     """
-    main = _read_json(folder / "config.json")
-    magvit = _read_json(folder / "magvitv2" / "config.json")
-    clip = _read_json(folder / "clip" / "config.json")
-    clip = clip.get("vision_config", clip)
-    known = {"clip": {name: clip[name] for name in ClipSizes.__dataclass_fields__ if name in clip}}
+    path = folder / "config.json"
+    main = read_json(path)
+    magvit = read_json(folder / "magvitv2" / "config.json")
+    clip = read_json(folder / "clip" / "config.json")
+    known = {"clip": known_fields(clip.get("vision_config", clip), ClipSizes)}
     known["magvit"] = {} if "_class_name" in magvit else magvit
     if "num_vq_tokens" in main:
-        main = _published(main, MagvitConfig().factor)
+        main = _published(main, path)
     elif main.pop("family", None) != "showo":
-        raise CheckpointError(f'{folder / "config.json"}: no Show-o configuration (its "family" is not "showo")')
+        raise CheckpointError(f'{path}: no Show-o configuration (its "family" is not "showo")')
     unknown = sorted(set(main) - set(ShowoConfig.__dataclass_fields__)) + sorted(
         set(known["magvit"]) - set(MagvitConfig.__dataclass_fields__)
     )
     if unknown:
         raise CheckpointError(f"{folder}: unknown fields in config.json or magvitv2/config.json: {', '.join(unknown)}")
-    try:
-        return msgspec.convert({**main, **known}, ShowoConfig)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    return converted({**main, **known}, ShowoConfig, path)
 
 
-def _published(main: dict[str, Any], factor: int) -> dict[str, Any]:
+def _published(main: dict[str, Any], path: Path) -> dict[str, Any]:
     if not main.get("w_clip_vit", False):
-        raise CheckpointError("config.json: w_clip_vit is not true; only the CLIP variants of Show-o have a projector")
-    side = round(main["num_vq_tokens"] ** 0.5) * factor
-    return {"text_size": main["llm_vocab_size"], "image_size": side}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: file is missing") from error
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: no JSON object: {error}") from error
+        raise CheckpointError(f"{path}: w_clip_vit is not true; only the CLIP variants of Show-o have a projector")
+    tokens = main["num_vq_tokens"]
+    if not isinstance(tokens, int) or tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
+        raise CheckpointError(f"{path}: num_vq_tokens is {tokens!r}, expected the square of a whole number")
+    if "llm_vocab_size" not in main:
+        raise CheckpointError(f"{path}: llm_vocab_size is missing; use the config.json of the released checkpoint")
+    return {"text_size": main["llm_vocab_size"], "image_size": math.isqrt(tokens) * MagvitConfig().factor}

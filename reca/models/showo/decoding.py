@@ -18,7 +18,7 @@ class Layout:
 
     Attributes:
         embeddings: float [B, L, D].
-        mask: bool [B, 1, L, L].
+        mask: bool [B, 1, L, L], True where the row may attend to the column.
     """
 
     embeddings: Tensor
@@ -28,7 +28,12 @@ class Layout:
 def picture_logits(phi: PhiForCausalLM, layout: Layout, vocabulary: Vocabulary) -> Callable[[Tensor, Tensor], Tensor]:
     """Logits over the image codes of the picture at the end of `layout`, as a function of what is known of it.
 
-    Nothing before the picture ever attends to it, so that part runs once, here.
+    Nothing before the picture ever attends to it, so that part runs once, at the first call.
+
+    Args:
+        phi: language model.
+        layout: sequences that end with soi, N codes and eoi; what the codes are does not matter.
+        vocabulary: layout of the vocabulary.
 
     Returns:
         Function of codes int64 [B, N] and hidden positions bool [B, N], giving float32 [B, N, K].

@@ -11,8 +11,8 @@ _VISION = "vision_model."
 
 
 def published(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Tensors of each weight file by published name, under the file's folder; memory is shared with the model's parts
-    `showo` and `mm_projector`, `clip`, and `magvit`.
+    """Tensors of each weight file by published name, of any shape and type, under the file's folder; memory is shared
+    with the model's parts `showo` and `mm_projector`, `clip`, and `magvit`.
     """
     files: dict[str, dict[str, Tensor]] = {"": {}, "clip": {}, "magvitv2": {}}
     for name, value in model.state_dict().items():
@@ -42,7 +42,14 @@ def read_weights(model: nn.Module, folder: Path) -> dict[str, torch.dtype]:
 
 
 def write_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None, stored: Types) -> None:
-    """Write the three files as safetensors, in the types that `reca.models.checkpoint.storage_types` says."""
+    """Write the three files as safetensors.
+
+    Args:
+        model: what is written.
+        folder: where.
+        dtype: see `reca.models.checkpoint.storage_types`.
+        stored: what `read_weights` gave, or nothing.
+    """
     for part, tensors in published(model).items():
         write_tensors(tensors, folder / part / "model.safetensors", dtype, stored)
 

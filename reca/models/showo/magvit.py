@@ -11,9 +11,20 @@ from torch.nn import functional
 
 from reca.models.showo.config import MagvitConfig
 
+WEIGHT = 0.1
+"""Published weight of both quantiser losses."""
+
+BETA = 0.25
+"""Published weight of the second term of the commitment loss."""
+
 
 class MagvitLosses(NamedTuple):
-    """Quantiser losses, scalars, already multiplied by their published weights (0.1 each)."""
+    """Quantiser losses, scalars, already multiplied by their published weights (0.1 each).
+
+    Attributes:
+        commit: scalar of the latents' type.
+        entropy: scalar float32.
+    """
 
     commit: Tensor
     entropy: Tensor
@@ -77,7 +88,9 @@ class SignQuantizer(nn.Module):
         self.register_buffer("power_vals", powers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Signs of `z` (zero counts as negative), same shape, with straight-through gradient."""
+        """Signs -1 or +1 of latents float [B, bits, H, W] (zero counts as negative) in their shape and type, with
+        straight-through gradient.
+        """
         return z + (torch.where(z > 0, 1.0, -1.0).to(z.dtype) - z).detach()
 
     def codes(self, z: Tensor) -> Tensor:
@@ -97,21 +110,21 @@ class SignQuantizer(nn.Module):
         return self.embedding[codes].view(codes.shape[0], side, side, -1).permute(0, 3, 1, 2).contiguous()
 
 
-def quantizer_losses(z: Tensor, weight: float = 0.1, beta: float = 0.25) -> MagvitLosses:
+def quantizer_losses(z: Tensor) -> MagvitLosses:
     """Commitment and entropy loss of latents `z`, float [B, bits, H, W].
 
-    Commitment: weight * (mse(sign, z) + beta * mse(straight-through sign, z)). As published, the second term carries
+    Commitment: WEIGHT * (mse(sign, z) + BETA * mse(straight-through sign, z)). As published, the second term carries
     gradient through the straight-through path, so it pulls against the first: the net pull is (1 - beta) of one.
-    Entropy: weight * (mean entropy of each bit - entropy of each channel's mean bit), with P(bit = 1) = sigmoid(4 z),
+    Entropy: WEIGHT * (mean entropy of each bit - entropy of each channel's mean bit), with P(bit = 1) = sigmoid(4 z),
     the softmax over the squared distances to +1 and -1.
     """
     signs = torch.where(z > 0, 1.0, -1.0).to(z.dtype)
     straight_through = z + (signs - z).detach()
-    commit = (signs - z).pow(2).mean() + beta * (straight_through - z.detach()).pow(2).mean()
+    commit = (signs - z).pow(2).mean() + BETA * (straight_through - z.detach()).pow(2).mean()
     logits = 4 * z.float()
     each = _bit_entropy(logits.sigmoid(), logits).mean()
     mean = logits.sigmoid().mean(dim=(0, 2, 3))
-    return MagvitLosses(weight * commit, weight * (each - _bit_entropy(mean, torch.logit(mean, eps=1e-7)).mean()))
+    return MagvitLosses(WEIGHT * commit, WEIGHT * (each - _bit_entropy(mean, torch.logit(mean, eps=1e-7)).mean()))
 
 
 def _bit_entropy(probability: Tensor, logit: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which image codes are hidden in training (cosine schedule, as MaskGIT and the published Show-o)."""
+"""Which codes are hidden in training: MaskGIT's cosine (arXiv 2202.04200, section 3.3), as published in Show-o."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reca.models.losses import IGNORED
 from reca.models.showo.config import Vocabulary
-from reca.models.showo.sequences import IGNORED
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class MaskedCodes:
     Attributes:
         ids: int64 [B, N], vocabulary ids; the mask id at hidden positions.
         labels: int64 [B, N], the true id at hidden positions, `IGNORED` elsewhere.
-        ratio: float [B], the share that was asked for.
+        ratio: float32 [B] in [0, 1], the share that was asked for.
     """
 
     ids: Tensor
@@ -33,11 +33,11 @@ def mask_codes(
     Position i is hidden when argsort(order)[i] is below that number; the permutation is used as it is, not its inverse.
 
     Args:
-        codes: int [B, N], image codes without vocabulary offset.
+        codes: int32 or int64 [B, N], image codes without vocabulary offset.
         timestep: float32 [B] in [0, 1).
         order: float32 [B, N] in [0, 1).
         vocabulary: layout of the vocabulary.
-        min_masking_rate: least share of hidden positions.
+        min_masking_rate: least share of hidden positions, in place of the cosine where that is smaller.
     """
     ratio = torch.cos(timestep * (math.pi / 2)).clamp(min=min_masking_rate)
     count = (codes.shape[1] * ratio).round().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Attention masks of Show-o's tasks ("omni attention"): bool [B, 1, L, L], True where the row may attend to the column.
+"""Attention masks of Show-o's tasks ("omni attention"): each is bool [B, 1, L, L], True where the row sees the column.
 
 Every row of every layout sees at least one column (a left pad sees itself, a right pad the first id), so a softmax
 over a masked row is never empty. Rules follow the published `training/prompting_utils.py` of Show-o and of RecA's

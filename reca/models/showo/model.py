@@ -19,7 +19,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel, PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from reca.config import SamplingConfig
@@ -29,6 +28,7 @@ from reca.models.checkpoint import built
 from reca.models.detection import refuse_other_family
 from reca.models.errors import CheckpointError
 from reca.models.finite import CODES, PICTURE, Watch
+from reca.models.losses import IGNORED, cross_entropy, next_labels
 from reca.models.pixels import check_size, from_bytes, to_bytes
 from reca.models.showo import files, masks, sequences
 from reca.models.showo.collation import Collator
@@ -38,8 +38,8 @@ from reca.models.showo.magvit import Magvit
 from reca.models.showo.masking import MaskedCodes, mask_codes
 from reca.models.showo.pixels import clip_resize, plain_resize
 from reca.models.showo.sampling import seeded_draws, unmask
-from reca.models.showo.sequences import IGNORED, Tokens
-from reca.models.words import load_tokenizer
+from reca.models.showo.sequences import Tokens
+from reca.models.words import load_tokenizer, numbered
 
 
 class ShowoModel(UnifiedModel):
@@ -123,8 +123,8 @@ class ShowoModel(UnifiedModel):
         return encoded
 
     def clip_features(self, pixels: Tensor) -> Tensor:
-        """Understanding features float [B, C, D] of CLIP's input pixels: hidden states of the configured layer, without
-        the class token.
+        """Understanding features float32 [B, C, D] of CLIP's input, float32 [B, 3, s, s]: hidden states of the
+        configured layer, without the class token.
         """
         return self.clip(pixel_values=pixels, output_hidden_states=True).hidden_states[self.config.clip_layer][:, 1:]
 
@@ -157,7 +157,7 @@ class ShowoModel(UnifiedModel):
         """
         if task == "image_to_text":
             tokens, layout = self.understanding(batch)
-            return self._cross_entropy(layout, functional.pad(tokens.labels[:, 1:], (0, 1), value=IGNORED))
+            return self._cross_entropy(layout, next_labels(tokens.labels))
         marks = 1 if task == "text_to_image" else 0
         tokens, layout = (self.drawing if task == "text_to_image" else self.reconstruction)(batch, draws)
         length, positions = tokens.ids.shape[1], batch["codes"].shape[1]
@@ -187,7 +187,9 @@ class ShowoModel(UnifiedModel):
         return tokens, Layout(self.embed(tokens.ids, features, first), mask)
 
     def embed(self, ids: Tensor, features: Tensor | None = None, first: int = 0) -> Tensor:
-        """Input embeddings float [B, L, D] of ids [B, L], with projected features from column `first` on."""
+        """Input embeddings float [B, L, D] of ids int64 [B, L], with projected features float [B, C, F] from column
+        `first` on.
+        """
         embeddings = self.showo.model.embed_tokens(ids.clamp(min=0))
         if features is None:
             return embeddings
@@ -223,9 +225,7 @@ class ShowoModel(UnifiedModel):
         return tokens, Layout(embeddings, mask)
 
     def _cross_entropy(self, layout: Layout, labels: Tensor) -> LossTerm:
-        counted = labels != IGNORED
-        logits = self.showo.lm_head(self.states(layout)[counted]).float()
-        return LossTerm(functional.cross_entropy(logits, labels[counted], reduction="sum"), counted.sum().float())
+        return cross_entropy(self.showo.lm_head, self.states(layout), labels)
 
     # Drawing and answering
 
@@ -234,7 +234,7 @@ class ShowoModel(UnifiedModel):
         """Draw uint8 [B, 3, S, S] from captions; guidance is against an empty caption. A caption that is too long is
         cut, as published, with a warning.
         """
-        prefix = self._collator.requests(prompts, [f"prompt {number}" for number in range(len(prompts))])
+        prefix = self._collator.requests(prompts, numbered("prompt", prompts))
         image = self._hidden_picture(len(prompts))
         _, layout = self._caption_layout(prefix.to(self.device), image, image)
         return self._draw(layout, seeds, sampling)
@@ -248,7 +248,7 @@ class ShowoModel(UnifiedModel):
         Guidance, if any, is against text-to-image with an empty caption, the unconditional form that pre-training
         teaches.
         """
-        prefix = self._collator.templates(prompts, [f"prompt {number}" for number in range(len(prompts))])
+        prefix = self._collator.templates(prompts, numbered("prompt", prompts))
         batch = {**self._collator.condition(encoded), "prefix": prefix}
         image = self._hidden_picture(len(prompts))
         on_device = {name: value.to(self.device) for name, value in batch.items()}
@@ -300,7 +300,7 @@ class ShowoModel(UnifiedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Self:
-        """Read a checkpoint as float32: `config.json`, language model and projector, `clip/`, `magvitv2/`, tokenizer.
+        """Read a checkpoint: `config.json`, language model and projector, `clip/`, `magvitv2/`, tokenizer.
 
         Raises:
             CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
@@ -311,7 +311,7 @@ class ShowoModel(UnifiedModel):
         if found != (config.text_size, config.end_of_text):
             raise CheckpointError(
                 f"{folder / 'tokenizer.json'}: size and end-of-text id are {found}, "
-                f"config.json says {(config.text_size, config.end_of_text)}"
+                f"config.json says {(config.text_size, config.end_of_text)}; use this checkpoint's own tokenizer"
             )
         model = built(lambda: cls(config, tokenizer), device, dtype)
         model.stored = files.read_weights(model, folder)

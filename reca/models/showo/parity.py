@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from reca.models.base import LossTerm
 from reca.models.checkpoint import load_strict
-from reca.models.errors import CheckpointError
 from reca.models.finite import Watch
-from reca.models.parity import Check, compare, compare_norm
+from reca.models.losses import IGNORED
+from reca.models.parity import Check, Recording, compare, compare_gradient, compare_norm
+from reca.models.settings import check_fixed, known_fields
 from reca.models.showo import masks, sequences
 from reca.models.showo.config import ClipSizes, MagvitConfig, PhiSizes, ShowoConfig
 from reca.models.showo.decoding import Layout, greedy
@@ -28,7 +27,7 @@ from reca.models.showo.masking import mask_codes
 from reca.models.showo.model import ShowoModel
 from reca.models.showo.pixels import plain_resize
 from reca.models.showo.sampling import StepDraws, unmask
-from reca.models.showo.sequences import IGNORED, Tokens
+from reca.models.showo.sequences import Tokens
 
 LOGITS = 1e-4
 LOSS = 1e-5
@@ -56,11 +55,9 @@ def check(folder: Path) -> Iterator[Check]:
     yield from _Case(folder).run()
 
 
-class _Case:
+class _Case(Recording):
     def __init__(self, folder: Path) -> None:
-        self.settings = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
-        self.inputs = load_file(folder / "inputs.safetensors")
-        self.outputs = load_file(folder / "outputs.safetensors")
+        super().__init__(folder)
         self.model = _build(self.settings, folder)
         self.vocabulary = self.model.vocabulary
         self.losses: dict[str, Tensor] = {}
@@ -87,13 +84,6 @@ class _Case:
             yield from self.code_reconstruction()
         yield from self.totals()
         yield from self.gradients()
-
-    def recorded(self, *starts: str) -> bool:
-        return any(name.startswith(starts) for name in self.outputs)
-
-    def same(self, name: str, found: Tensor, limit: float = 0.0) -> Iterator[Check]:
-        if name in self.outputs:
-            yield compare(name, found, self.outputs[name], limit)
 
     def texts(self, group: str) -> list[list[int]]:
         ids, lengths = self.inputs[f"{group}.text_ids"], self.inputs[f"{group}.text_lens"]
@@ -260,8 +250,10 @@ class _Case:
             for kind, parameter in [(kind, parameter) for kind, its, parameter in recorded if its == group]:
                 name = f"{kind}.{group}.{parameter}"
                 found, expected = parameters[parameter].grad, self.outputs[name]
-                norm = kind == "grad_norm"
-                yield _gradient_norm(name, found, float(expected)) if norm else _gradient(name, found, expected)
+                if kind == "grad_norm":
+                    yield _gradient_norm(name, found, float(expected))
+                else:
+                    yield compare_gradient(name, found, expected, GRADIENT)
 
     def drawing(self) -> Iterator[Check]:
         generation, config = self.settings["generation"], self.model.config
@@ -299,12 +291,6 @@ def _gradient_norm(name: str, found: Tensor | None, expected: float) -> Check:
     )
 
 
-def _gradient(name: str, found: Tensor | None, expected: Tensor) -> Check:
-    if found is None or found.shape != expected.shape:
-        return Check(name, float("inf"), GRADIENT, "no gradient of this shape")
-    return Check(name, float((found - expected).norm() / expected.norm().clamp(min=1e-12)), GRADIENT, "relative norm")
-
-
 def _build(settings: Mapping[str, Any], folder: Path) -> ShowoModel:
     _refuse_unoffered(settings, folder)
     model = ShowoModel(_config(settings)).eval()
@@ -318,13 +304,7 @@ def _build(settings: Mapping[str, Any], folder: Path) -> ShowoModel:
 def _refuse_unoffered(settings: Mapping[str, Any], folder: Path) -> None:
     one_mark = {"bos_token_id": settings["eos_token_id"]}
     for part, wanted in (*_ALWAYS.items(), ("", one_mark)):
-        given = settings.get(part, {}) if part else settings
-        for name, value in wanted.items():
-            if given.get(name, value) != value:
-                raise CheckpointError(
-                    f"{folder / 'config.json'}: {f'{part}.' if part else ''}{name} is {given[name]!r}; "
-                    f"only {value!r} is implemented"
-                )
+        check_fixed(settings.get(part, {}) if part else settings, wanted, folder / "config.json", part)
 
 
 def _config(settings: Mapping[str, Any]) -> ShowoConfig:
@@ -352,7 +332,7 @@ def _config(settings: Mapping[str, Any]) -> ShowoConfig:
             activation=phi["hidden_act"],
         ),
         clip_layer=clip["select_layer"],
-        clip=ClipSizes(**{name: clip[name] for name in ClipSizes.__dataclass_fields__ if name in clip}),
+        clip=ClipSizes(**known_fields(clip, ClipSizes)),
         magvit=MagvitConfig(
             channels=magvit["ch"],
             encoder_multipliers=tuple(magvit.get("ch_mult_encoder", magvit.get("ch_mult"))),

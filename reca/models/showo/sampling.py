@@ -42,7 +42,14 @@ class Step:
 
 
 def seeded_draws(seeds: Sequence[int], steps: int, positions: int, codes: int) -> Iterator[StepDraws]:
-    """Draws of `steps` steps, one generator per picture, so that a picture does not depend on the rest of its batch."""
+    """Draws of each step on the CPU, one generator per picture, so that none depends on the rest of its batch.
+
+    Args:
+        seeds: 63 bits, one for each of B pictures.
+        steps: number of steps.
+        positions: N.
+        codes: K.
+    """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(steps):
         exponential = [torch.empty(positions, codes).exponential_(generator=generator) for generator in generators]

@@ -2,7 +2,8 @@
 
 Layouts follow the published `training/prompting_utils.py` of Show-o and of RecA's Show-o. Notation: M largest text,
 N image codes, P prefix of a reconstruction, C understanding features, S system prompt, L whole sequence. Position
-ids are simply 0..L-1 everywhere, pads included. A label is the id expected at its own position; -100 is ignored.
+ids are simply 0..L-1 everywhere, pads included. A label is the id expected at its own position. `IGNORED` is a label
+that no loss counts, and as an id a position that holds an understanding feature instead of an embedding.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reca.models.losses import IGNORED
 from reca.models.showo.config import Vocabulary
-
-IGNORED = -100
-"""Label that no loss counts; as an id: a position that holds an understanding feature instead of an embedding."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,11 @@ def caption_block(texts: Sequence[Sequence[int]], vocabulary: Vocabulary, max_te
 
     A text that is too long is cut and closed with an end mark, as published.
 
+    Args:
+        texts: ids of each text, with or without the start mark.
+        vocabulary: layout of the vocabulary.
+        max_text: M.
+
     Returns:
         int64 [B, M + 1].
     """
@@ -61,6 +65,12 @@ def template_prefix(
 
     The features are inserted after the first two ids by `reconstruction_tokens`.
 
+    Args:
+        texts: ids of each template prompt, with or without the start mark.
+        vocabulary: layout of the vocabulary.
+        prefix_length: P.
+        names: what to call each text in an error message.
+
     Returns:
         int64 [B, P].
 
@@ -78,6 +88,12 @@ def template_block(
 
     soi and eoi do not count towards the M + 1 ids of a text block here.
 
+    Args:
+        texts: ids of each template prompt, with or without the start mark.
+        vocabulary: layout of the vocabulary.
+        max_text: M.
+        names: what to call each text in an error message.
+
     Returns:
         int64 [B, M + 3].
 
@@ -94,7 +110,7 @@ def caption_tokens(block: Tensor, image: Tensor, image_labels: Tensor, vocabular
     Args:
         block: int64 [B, M + 1] of `caption_block`.
         image: int64 [B, N], vocabulary ids, some of them the mask id.
-        image_labels: int64 [B, N].
+        image_labels: int64 [B, N], `IGNORED` at known codes.
         vocabulary: layout of the vocabulary.
     """
     return _with_picture(Tokens(block, _no_pads(block, vocabulary)), image, image_labels, vocabulary, labelled=True)
@@ -109,7 +125,7 @@ def reconstruction_tokens(
         prefix: int64 [B, P] of `template_prefix`.
         features: C.
         image: int64 [B, N], vocabulary ids, some of them the mask id.
-        image_labels: int64 [B, N].
+        image_labels: int64 [B, N], `IGNORED` at known codes.
         vocabulary: layout of the vocabulary.
     """
     places = prefix.new_full((prefix.shape[0], features), IGNORED)
@@ -126,7 +142,7 @@ def code_reconstruction_tokens(
         block: int64 [B, M + 3] of `template_block`.
         condition: int64 [B, Nc], vocabulary ids of the smaller image.
         image: int64 [B, N], vocabulary ids, some of them the mask id.
-        image_labels: int64 [B, N].
+        image_labels: int64 [B, N], `IGNORED` at known codes.
         vocabulary: layout of the vocabulary.
     """
     count = condition.shape[1]
@@ -162,7 +178,13 @@ def understanding_tokens(
 
 
 def text_tokens(texts: Sequence[Sequence[int]], vocabulary: Vocabulary, size: int) -> Tokens:
-    """Plain text: start, text, end, right pads up to `size`; a longer text is cut and not closed, as published."""
+    """Plain text: start, text, end, right pads; a longer text is cut and not closed, as published.
+
+    Args:
+        texts: ids of each text, with or without the start mark.
+        vocabulary: layout of the vocabulary.
+        size: L, ids of every row.
+    """
     rows = [[*with_start(text, vocabulary), vocabulary.end_of_text][:size] for text in texts]
     ids = torch.tensor([row + [vocabulary.pad] * (size - len(row)) for row in rows], dtype=torch.long)
     return Tokens(ids, _no_pads(ids, vocabulary))
