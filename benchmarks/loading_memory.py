@@ -76,7 +76,7 @@ def measure(layout: str, shards: int, mib: int) -> float:
     with tempfile.TemporaryDirectory() as place:
         largest = write_checkpoint(Path(place), layout, shards, mib)
         command = [sys.executable, __file__, "--child", place]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return int(done.stdout) / largest
 
 

@@ -127,7 +127,7 @@ def measure(source: Path) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, __file__, "--child", str(source), work]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     lines = [line.split() for line in done.stdout.splitlines() if line.split()[0] in STAGES]
     return {name: float(value) for name, value in lines}
 

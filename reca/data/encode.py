@@ -18,10 +18,9 @@ from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
 from reca.config import ExecutionConfig
-from reca.data.decode import decode
 from reca.data.encoded import EncodedWriter, compact
 from reca.data.files import DatasetError
-from reca.data.fit import fit
+from reca.data.fit import fitted
 from reca.data.pipeline import quiet, require_cpu, tables
 from reca.data.shards import ImageDataset, open_images
 from reca.models.base import Geometry
@@ -43,7 +42,14 @@ class ImageEncoder(Protocol):
     """The part of `reca.models.base.UnifiedModel` that is needed here; a torch module."""
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 [B, 3, S, S] to named tensors, batch axis first."""
+        """What the frozen encoders make of pictures.
+
+        Args:
+            pixels: uint8 [B, 3, S, S], RGB.
+
+        Returns:
+            Tensors by name, batch axis first.
+        """
         ...
 
 
@@ -85,8 +91,13 @@ def encode(
         progress: called with one line now and then.
         batch: pictures per forward pass.
 
+    Returns:
+        What was written; rows have the order of the canonical shards.
+
     Raises:
-        DatasetError: the shards are unfinished or altered, or an encoded value is not finite.
+        DatasetError: the shards are unfinished or altered, a picture in them cannot be decoded any more, or an encoded
+            value is not finite in float16.
+        RuntimeError: the cluster has too few CPUs for the actors and one task.
     """
     quiet()
     execution = execution or ExecutionConfig()
@@ -127,7 +138,7 @@ def _read_batches(numbers: pa.Table, first: int, reader: _Reader) -> Iterator[pa
         rows = dataset.take(range(start, min(start + reader.batch, len(dataset))))
         pixels = np.empty((len(rows), 3, size, size), np.uint8)
         for i, row in enumerate(rows):
-            pixels[i] = fit(decode(row.image, target=size), size, reader.geometry.fit)
+            pixels[i] = fitted(row.image, row.key, size, reader.geometry.fit)
         yield _table(start, [row.key for row in rows], [row.caption for row in rows], save_tensors({"pixels": pixels}))
 
 
