@@ -21,11 +21,9 @@ from reca.evaluation.actors import spread
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.picture_files import Pictures, read_picture
-from reca.evaluation.records import BenchmarkError, Item, Record, load_records
+from reca.evaluation.records import A, BenchmarkError, Item, Record, S, load_records
 from reca.evaluation.refusals import UNSCORED, Refusal, require_some
 
-A = TypeVar("A")
-S = TypeVar("S")
 A_contra = TypeVar("A_contra", contravariant=True)
 S_co = TypeVar("S_co", covariant=True)
 
@@ -36,13 +34,27 @@ class Judge(Protocol[A_contra, S_co]):
     """Looks at pictures."""
 
     def see(self, asked: Sequence[A_contra], pictures: Sequence[Image.Image]) -> Sequence[S_co | Refusal]:
-        """What is seen in each picture, given what was asked of it, or that the judge refuses it."""
+        """Look at pictures.
+
+        Args:
+            asked: what is asked of each.
+            pictures: RGB, of any size.
+
+        Returns:
+            What is seen in each, or that the judge refuses it.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Sample(Generic[A]):
-    """One picture to look at."""
+    """One picture to look at.
+
+    Attributes:
+        item: what it belongs to.
+        number: of the picture among the item's, from 0.
+        url: path or fsspec URL.
+    """
 
     item: Item[A]
     number: int
