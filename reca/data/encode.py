@@ -81,6 +81,9 @@ def encode(
 ) -> EncodeReport:
     """Encode canonical shards into encoded shards. Ray must be initialized.
 
+    A cluster with too few CPUs for the actors and one task is a RuntimeError, a picture that cannot be decoded any more
+    a DatasetError.
+
     Args:
         images: folder of canonical shards (path or fsspec URI).
         output: local folder to write into; made when missing.
@@ -95,9 +98,7 @@ def encode(
         What was written; rows have the order of the canonical shards.
 
     Raises:
-        DatasetError: the shards are unfinished or altered, a picture in them cannot be decoded any more, or an encoded
-            value is not finite in float16.
-        RuntimeError: the cluster has too few CPUs for the actors and one task.
+        DatasetError: the shards are unfinished or altered, or an encoded value is not finite.
     """
     quiet()
     execution = execution or ExecutionConfig()

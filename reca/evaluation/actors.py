@@ -1,7 +1,7 @@
 """Work spread over Ray actors that each hold a model: batches in, results out, whichever actor is free."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -82,14 +82,13 @@ class _Worker:
 
         torch.set_num_threads(1)  # the bits of a sum may depend on the number of threads
         self.make = make
+        self.work: Callable[[Any], Any] | None = None
 
-    @cached_property
-    def work(self) -> Callable[[Any], Any]:
-        """Loaded by the first batch: of what a constructor raises, Ray tells only that the actor died."""
+    def do(self, batch: Any) -> Any:
         import ray
         import torch
 
-        return self.make("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
-
-    def do(self, batch: Any) -> Any:
+        if self.work is None:
+            # Not in the constructor: of what that raises, Ray tells only that the actor died.
+            self.work = self.make("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
         return self.work(batch)

@@ -91,7 +91,6 @@ def questions_of(benchmark: str, prompts: str, originals: str = "", cell: int = 
 
     Raises:
         BenchmarkError: when judge prompts are missing, or one lacks a place-holder.
-        ValueError: another benchmark is named.
     """
     match benchmark:
         case "dpgbench":

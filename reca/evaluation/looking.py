@@ -21,9 +21,11 @@ from reca.evaluation.actors import spread
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.picture_files import Pictures, read_picture
-from reca.evaluation.records import A, BenchmarkError, Item, Record, S, load_records
+from reca.evaluation.records import BenchmarkError, Item, Record, load_records
 from reca.evaluation.refusals import UNSCORED, Refusal, require_some
 
+A = TypeVar("A")
+S = TypeVar("S")
 A_contra = TypeVar("A_contra", contravariant=True)
 S_co = TypeVar("S_co", covariant=True)
 
