@@ -1,7 +1,6 @@
 """Work spread over Ray actors that each hold a model: batches in, results out, whichever actor is free."""
 
 from collections.abc import Callable, Iterator, Sequence
-
 from itertools import islice
 from typing import Any, TypeVar
 
