@@ -115,17 +115,7 @@ def load_reconstructions(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.ui
 
 
 def compare_all(before: Evaluation, after: Evaluation, resamples: int = 2000) -> Comparison:
-    """Paired differences of two models scored with one configuration.
-
-    Args:
-        before: scores of one model.
-        after: of the other.
-        resamples: bootstrap resamples.
-
-    Raises:
-        BenchmarkError: MiniGenEval's prompts, noise, scorer or edition differ.
-        StatisticsError: the numbers of questions or of reconstructions differ.
-    """
+    """Paired differences of two models scored with one configuration."""
     answers = [
         {k: [correctness(a) for a in side.understanding.answers if a.group == k] for k in side.understanding.kinds}
         for side in (before, after)
