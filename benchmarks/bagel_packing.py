@@ -49,7 +49,11 @@ def build_model() -> BagelModel:
 
 
 def samples(model: BagelModel) -> list[Example]:
-    """Pictures of mixed sizes with one template prompt each."""
+    """`BATCH` pictures of mixed sizes with one template prompt each, of random numbers in the shapes of `encode`.
+
+    Latents are float32 [latent channels, 2 * rows, 2 * columns] for rows and columns of 16 to 32 latent tokens;
+    features float32 [rows, columns, D] of the same proportions, the longer side 8.
+    """
     rng, prompts, width = np.random.default_rng(0), templates(), model.config.vision.hidden_size
     found = list[Example]()
     for number in range(BATCH):
@@ -83,7 +87,11 @@ class Dense:
 
     @classmethod
     def of(cls, layout: Layout) -> "Dense":
-        """Spread a packed batch out."""
+        """Spread a packed batch out.
+
+        Args:
+            layout: of samples that hold understanding and latent tokens.
+        """
         count = len(layout.text_index) + len(layout.seen_index)
         row_at = torch.argsort(layout.expert_order)
         starts = torch.tensor([0, *layout.lengths]).cumsum(0).tolist()
@@ -107,7 +115,19 @@ class Dense:
 def dense_loss(
     model: BagelModel, layout: Layout, features: Tensor, clean: Tensor, noise: Tensor, logits: Tensor
 ) -> LossTerm:
-    """`BagelModel.loss` on a batch that is filled up."""
+    """`BagelModel.loss` on a batch that is filled up.
+
+    Args:
+        model: its weights and settings.
+        layout: packed batch with Nv understanding tokens and Nl latent tokens in I pictures.
+        features: float32 [Nv, D].
+        clean: float32 [Nl, C] latent tokens.
+        noise: float32 [Nl, C].
+        logits: float32 [I], of the times before their shift.
+
+    Returns:
+        Sum of the latent tokens' mean square errors of the velocity, and Nl.
+    """
     dense, network = Dense.of(layout), model.network
     batch, width = dense.und.shape
     times = flow.shifted(logits.sigmoid(), model.config.timestep_shift)

@@ -31,7 +31,13 @@ EPOCH = ROWS // BATCH
 
 @dataclass(frozen=True)
 class EncodingFeed:
-    """Rows in the same order as the cached feed, encoded anew in every update."""
+    """Rows in the same order as the cached feed, encoded anew in every update.
+
+    Attributes:
+        model: encodes.
+        pixels: uint8 [ROWS, 3, 64, 64] by stream.
+        captions: one for each row, by stream.
+    """
 
     model: UnifiedModel
     pixels: Mapping[str, NDArray[np.uint8]]
@@ -56,7 +62,12 @@ class EncodingFeed:
 
 
 def epoch(state: TrainingState, feed: Feed) -> float:
-    """Seconds of one epoch, after two updates that are not counted."""
+    """Seconds of one epoch, after two updates that are not counted.
+
+    Args:
+        state: fresh model and optimizer.
+        feed: rows of all its updates.
+    """
     config = replace(CONFIG, updates=EPOCH + 2)
     marks: list[float] = []
     run_updates(state, config, feed, Group(), lambda _: marks.append(time.perf_counter()), lambda _: None, lambda _: "")

@@ -1,10 +1,11 @@
 """Images per second delivered to a train loop: our stream against torch's DataLoader, on the same JPEG bytes and cores.
 
-Run: `python -m benchmarks.data_delivery`. Every case delivers uint8 [64, 3, 224, 224] batches in shuffled order; the
-clock starts when the first batch is there, so start-up is not counted for anyone.
+Every case delivers uint8 [64, 3, 224, 224] batches in shuffled order; the clock starts when the first batch is there,
+so start-up is not counted for anyone.
 """
 
 import argparse
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Set
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import ray
 import simplejpeg
@@ -22,7 +24,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.harness import Comparison, cpu_seconds, descendants, interleave, machine, write_results
 from cluster.connect import connect
 from reca.config import DataConfig
 from reca.data.fit import fit
@@ -31,11 +32,17 @@ from reca.data.stream import BatchPlan, stream_images
 
 BATCH = 64
 Decoder = Callable[[bytes, int], NDArray[np.uint8]]
+"""A JPEG file and a side S in pixels to uint8 [3, S, S], RGB, both sides scaled to S."""
 
 
 def write_jpegs(folder: Path, count: int, side: int) -> None:
-    """Pictures with the spectrum of photographs (amplitude falling as frequency^-1.5), quality 90, 4:2:0: about 20
-    KB."""
+    """Write pictures with the spectrum of photographs (amplitude falling as frequency^-1.5), quality 90, 4:2:0.
+
+    Args:
+        folder: receives `000000.jpg` and so on.
+        count: number of pictures.
+        side: of the square, in pixels; at 256 a file has about 20 KB.
+    """
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     falloff = np.maximum(frequency, 1 / side) ** -1.5
@@ -47,7 +54,13 @@ def write_jpegs(folder: Path, count: int, side: int) -> None:
 
 
 class JpegFolder(Dataset[Tensor]):
-    """What one would write for torch: read a file, decode, resize."""
+    """What one would write for torch: read a file, decode, resize.
+
+    Args:
+        folder: holds JPEG files and nothing else.
+        size: side S in pixels.
+        decoder: from bytes to pixels.
+    """
 
     def __init__(self, folder: Path, size: int, decoder: Decoder) -> None:
         self.files = sorted(folder.iterdir())
@@ -58,26 +71,24 @@ class JpegFolder(Dataset[Tensor]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        """uint8 [3, S, S]."""
+        """Picture of one file, uint8 [3, S, S]."""
         return torch.from_numpy(self.decoder(self.files[index].read_bytes(), self.size))
 
 
 def pillow(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Pillow alone."""
-    import io
-
+    """Pillow decodes and resizes; a `Decoder`."""
     picture = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
 def simplejpeg_pillow(data: bytes, size: int) -> NDArray[np.uint8]:
-    """simplejpeg decodes, Pillow resizes."""
+    """simplejpeg decodes, Pillow resizes; a `Decoder`."""
     picture = Image.fromarray(simplejpeg.decode_jpeg(data)).resize((size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
 def simplejpeg_fit(data: bytes, size: int) -> NDArray[np.uint8]:
-    """simplejpeg decodes, our own resize: the strongest loader we can write for torch."""
+    """simplejpeg decodes, our own resize: the strongest loader we can write for torch; a `Decoder`."""
     return np.ascontiguousarray(fit(simplejpeg.decode_jpeg(data), size, "squash"))
 
 
@@ -105,30 +116,52 @@ class Delivery:
 def deliver(
     batches: Callable[[], Iterator[Any]], images: int, size_of: Callable[[Any], int], ignore: Set[int] = frozenset()
 ) -> Delivery:
-    """Take images from a fresh iterator and time them; `ignore` are processes whose CPU time is not its own."""
-    cpu = cpu_seconds(ignore)
+    """Take images from a fresh iterator and time them.
+
+    Args:
+        batches: makes the iterator.
+        images: least number of images taken behind the first batch.
+        size_of: images of a batch.
+        ignore: ids of processes whose CPU time is not the case's own.
+    """
+    cpu = harness.cpu_seconds(ignore)
     found = batches()
     first = size_of(next(found))
     begin, seen = time.perf_counter(), 0
     while seen < images:
         seen += size_of(next(found))
     spent = time.perf_counter() - begin
-    return Delivery(seen / spent, (first + seen) / (cpu_seconds(ignore) - cpu))
+    return Delivery(seen / spent, (first + seen) / (harness.cpu_seconds(ignore) - cpu))
 
 
 def loader_case(folder: Path, size: int, decoder: Decoder, images: int, workers: int) -> Delivery:
-    """Delivery by torch's DataLoader."""
+    """Delivery by torch's DataLoader.
+
+    Args:
+        folder: holds the JPEG files.
+        size: side in pixels.
+        decoder: from bytes to pixels.
+        images: least number of images behind the first batch; epochs follow each other.
+        workers: worker processes.
+    """
     loader = DataLoader(JpegFolder(folder, size, decoder), BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
     def epochs() -> Iterator[Tensor]:
         while True:
             yield from loader
 
-    return deliver(epochs, images, len, ignore=descendants())  # Ray idles beside it
+    return deliver(epochs, images, len, ignore=harness.descendants())  # Ray idles beside it
 
 
 def ray_case(shards: str, rows: int, size: int, images: int) -> Delivery:
-    """Delivery by our stream from shards."""
+    """Delivery by our stream.
+
+    Args:
+        shards: folder of canonical shards.
+        rows: pictures in it.
+        size: side in pixels.
+        images: least number of images behind the first batch.
+    """
     plan = BatchPlan(rows, BATCH, seed=0)
     return deliver(
         lambda: stream_images(shards, plan, 0, images // BATCH + 2, size, "squash"),
@@ -147,7 +180,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--name", default="data_delivery")
     arguments = parser.parse_args()
-    where = machine()
+    where = harness.machine()
     torch.set_num_threads(1)
     connect(cpus=where.cores)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +200,7 @@ def main() -> None:
             per_cpu[name].append(delivery.per_cpu_second)
             return delivery.per_second
 
-        figures = interleave({name: partial(timed, name) for name in runs}, arguments.repeats, "images/s")
+        figures = harness.interleave({name: partial(timed, name) for name in runs}, arguments.repeats, "images/s")
     ray.shutdown()
     ratios = [(OURS, name, "2" if decoder is pillow else "1") for name, decoder in PEERS.items()]
     notes = (
@@ -178,12 +211,12 @@ def main() -> None:
         "Pillow; `+ our fit` with torch's uint8 kernel, as we do."
     )
     title = "Image delivery to the train loop"
-    write_results(arguments.name, title, figures, ratios, where, notes)
-    per_cpu_second = Comparison("images/CPU-s", {name: values[1:] for name, values in per_cpu.items()})
+    harness.write_results(arguments.name, title, figures, ratios, where, notes)
+    per_cpu_second = harness.Comparison("images/CPU-s", {name: values[1:] for name, values in per_cpu.items()})
     notes += (
         " CPU time is of all processes of a case, start-up included; it hardly depends on the machine's other load."
     )
-    write_results(f"{arguments.name}_cpu", f"{title}, per CPU-second", per_cpu_second, ratios, where, notes)
+    harness.write_results(f"{arguments.name}_cpu", f"{title}, per CPU-second", per_cpu_second, ratios, where, notes)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,12 @@ def build_judge() -> GenEvalJudge:
 
 @torch.no_grad()
 def set_bias(judge: GenEvalJudge, picture: Image.Image) -> None:
-    """Make about `PAIRS` queries see the first class, with probabilities from 0.7 up, and most others nothing."""
+    """Make about `PAIRS` queries see the first class, with probabilities from 0.7 up, and most others nothing.
+
+    Args:
+        judge: its detector's class head is changed in place.
+        picture: RGB; the bias fits this one alone.
+    """
     head, pixels = judge.detector.network.class_predictor, padded(fitted(picture)[None])
     head.weight[-1] = 0
     head.weight[0] *= 8 / float(judge.detector.network(pixels)[0][0, :, 0].std())
@@ -97,7 +102,14 @@ def set_bias(judge: GenEvalJudge, picture: Image.Image) -> None:
 def plain_loop(
     judge: GenEvalJudge, network: DetectorNetwork, prompts: Sequence[Prompt], pictures: Sequence[Image.Image]
 ) -> list[list[Sighting]]:
-    """One picture, one mask stack, one object at a time."""
+    """What the judge sees, found one picture, one mask stack, one object at a time.
+
+    Args:
+        judge: class words and colour reader.
+        network: detector with the library's modules.
+        prompts: one for each picture.
+        pictures: RGB.
+    """
     seen: list[list[Sighting]] = []
     for prompt, picture in zip(prompts, pictures, strict=True):
         pixels = fitted(picture)
@@ -126,7 +138,11 @@ def plain_loop(
 
 
 def main() -> None:
-    """Compare verdicts, measure both judges in turn, and write the table."""
+    """Measure both judges in turn, compare their verdicts, and write the table.
+
+    Raises:
+        SystemExit: the verdicts differ.
+    """
     torch.set_num_threads(1)
     where = harness.machine(("torch", "transformers", "numpy", "Pillow"))
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -4,6 +4,7 @@ Cases run in turn (a b c, a b c, ...), so a slow minute of the machine hits all 
 each repeat and their median is reported, with the smallest and largest beside it.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -67,7 +68,11 @@ class Comparison:
 
 
 def machine(packages: Sequence[str] = ("ray", "torch", "pyarrow", "numpy", "Pillow", "simplejpeg")) -> Machine:
-    """Describe this machine now."""
+    """Describe this machine now.
+
+    Args:
+        packages: names on the package index; `absent` stands for one that is not installed.
+    """
     return Machine(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
@@ -87,6 +92,9 @@ def interleave(cases: Mapping[str, Callable[[], float]], repeats: int, unit: str
         cases: functions that do the work and return their own figure, by name.
         repeats: counted runs of each case.
         unit: unit of the figures.
+
+    Returns:
+        `repeats` figures of each case; one line is printed for each run.
     """
     values: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(-1, repeats):
@@ -108,41 +116,55 @@ def cpu_seconds(ignore: Set[int] = frozenset()) -> float:
     Work per CPU-second hardly depends on what else the machine is doing, unlike work per second.
 
     Args:
-        ignore: processes left out, such as a server that idles beside the case in hand.
+        ignore: ids of processes left out, such as a server that idles beside the case in hand.
+
+    Returns:
+        CPU-seconds, in steps of the kernel's clock tick (usually 0.01 s).
     """
-    ticks = {pid: spent for pid, spent in _family().items() if pid not in ignore}
+    ticks = {pid: spent for pid, spent in _ticks().items() if pid not in ignore}
     return sum(ticks.values()) / os.sysconf("SC_CLK_TCK")
 
 
 def descendants() -> set[int]:
-    """Living descendants of this process."""
-    return set(_family()) - {os.getpid()}
+    """Ids of the living descendants of this process."""
+    return set(_ticks()) - {os.getpid()}
 
 
-def _family() -> dict[int, int]:
-    """CPU ticks by process, of this process and its living descendants."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
+def processes(file: str) -> dict[int, str]:
+    """Text of `/proc/ID/<file>` by process, of all that live."""
+    found: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        # proc(5): after the command come state and ppid; utime, stime, cutime, cstime are fields 14 to 17 of the line.
-        parents[int(entry.name)] = int(fields[1])
-        ticks[int(entry.name)] = sum(int(value) for value in fields[11:15])
-    family = {os.getpid()}
-    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= grown
-    return {pid: ticks[pid] for pid in family if pid in ticks}
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                found[int(entry.name)] = (entry / file).read_text()
+    return found
+
+
+def family(root: int, parents: Mapping[int, int]) -> set[int]:
+    """Ids of a process and its descendants.
+
+    Args:
+        root: id of the process.
+        parents: id of the parent by process.
+    """
+    members = {root}
+    while grown := {pid for pid, parent in parents.items() if parent in members} - members:
+        members |= grown
+    return members
+
+
+def _ticks() -> dict[int, int]:
+    """CPU ticks by process, of this process and its living descendants."""
+    # proc(5): after the command come state and ppid; utime, stime, cutime, cstime are fields 14 to 17 of the line.
+    fields = {pid: text.rpartition(")")[2].split() for pid, text in processes("stat").items()}
+    members = family(os.getpid(), {pid: int(values[1]) for pid, values in fields.items()})
+    return {pid: sum(map(int, fields[pid][11:15])) for pid in members if pid in fields}
 
 
 def write_results(
     name: str, title: str, comparison: Comparison, ratios: Sequence[tuple[str, str, str]], where: Machine, notes: str
 ) -> None:
-    """Write `results/<name>.json` and `.md`.
+    """Write `results/<name>.json` and `.md`, and print the page.
 
     Args:
         name: file stem.

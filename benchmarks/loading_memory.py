@@ -1,8 +1,8 @@
 """Host memory that reading a checkpoint takes beside the model itself, in units of its largest shard.
 
-Run: `python -m benchmarks.loading_memory`. Each figure is one fresh process. The tensors to be filled are there, and
-their pages touched, before the clock starts; counted is the growth of the whole resident set (VmHWM), so pages of the
-mapped file count too, though the system may drop those at any time.
+Each figure is one fresh process. The tensors to be filled are there, and their pages touched, before the clock starts;
+counted is the growth of the whole resident set (VmHWM), so pages of the mapped file count too, though the system may
+drop those at any time.
 """
 
 import argparse
@@ -23,6 +23,12 @@ LAYOUTS = ("sharded", "single", "pickle")
 
 def write_checkpoint(folder: Path, layout: str, shards: int, mib: int) -> int:
     """Write bfloat16 zeros: each shard one tensor of three quarters of it and many small ones.
+
+    Args:
+        folder: an empty folder.
+        layout: one of `LAYOUTS`.
+        shards: number of shards; the other layouts hold all their tensors in one file.
+        mib: size of a shard in MiB.
 
     Returns:
         Bytes of the largest file.
@@ -48,7 +54,10 @@ def write_checkpoint(folder: Path, layout: str, shards: int, mib: int) -> int:
 
 
 def loading_bytes(folder: Path) -> int:
-    """Growth of the peak resident set while float32 tensors are filled from a checkpoint. Call in a fresh process."""
+    """Growth of the peak resident set, in bytes, while float32 tensors are filled from a checkpoint.
+
+    Call in a fresh process.
+    """
     torch.set_num_threads(1)
     path = find_weights(folder)
     wanted = {name: torch.ones(value.shape) for name, value in read_tensors(path)}
@@ -59,11 +68,15 @@ def loading_bytes(folder: Path) -> int:
 
 
 def measure(layout: str, shards: int, mib: int) -> float:
-    """Peak beside the model over the size of the largest shard."""
+    """Peak beside the model over the size of the largest file; arguments as of `write_checkpoint`.
+
+    Raises:
+        CalledProcessError: the process that reads failed.
+    """
     with tempfile.TemporaryDirectory() as place:
         largest = write_checkpoint(Path(place), layout, shards, mib)
-        command = [sys.executable, "-m", "benchmarks.loading_memory", "--child", place]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        command = [sys.executable, __file__, "--child", place]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return int(done.stdout) / largest
 
 

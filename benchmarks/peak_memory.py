@@ -1,8 +1,7 @@
 """Peak memory of prepare, encode and one streamed epoch, with 1x and 8x the images: it must not grow with the data set.
 
-Run: `python -m benchmarks.peak_memory`. Each figure is one fresh process with its own Ray; memory is the anonymous
-(private) memory of the process and all its descendants, sampled every 50 ms. Shared pages (object store, page cache)
-are not in it.
+Each figure is one fresh process with its own Ray; memory is the anonymous (private) memory of the process and all its
+descendants, sampled every 50 ms. Shared pages (object store, page cache) are not in it.
 """
 
 import argparse
@@ -16,11 +15,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import harness
 import torch
+from data_delivery import write_jpegs
 from torch import Tensor, nn
 
-from benchmarks.data_delivery import write_jpegs
-from benchmarks.harness import interleave, machine, write_results
 from cluster.connect import connect
 from reca.config import DataConfig, ExecutionConfig
 from reca.data.encode import encode
@@ -36,13 +35,26 @@ class PatchEncoder(nn.Module):
     """Stands in for a model: 256 patch colours as features, 4 KB a picture with its codes."""
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 [B, 3, S, S] to codes [B, 256] and features [B, 256, 6]."""
+        """Patch colours of pictures.
+
+        Args:
+            pixels: uint8 [B, 3, S, S].
+
+        Returns:
+            Codes int64 [B, 256], 0 to 255, and features float32 [B, 256, 6]: RGB in 0 to 255, then in 0 to 1.
+        """
         patches = nn.functional.adaptive_avg_pool2d(pixels.float(), 16).flatten(2).transpose(1, 2)
         return {"codes": patches.mean(-1).long(), "features": torch.cat([patches, patches / 255], dim=-1)}
 
 
 def link_copies(files: Path, target: Path, copies: int) -> None:
-    """Make a folder of `copies` times the files, as hard links: the same bytes, other names."""
+    """Make a folder of `copies` times the files, as hard links: the same bytes, other names.
+
+    Args:
+        files: folder of files.
+        target: must not exist; on the same file system.
+        copies: how many names each file gets.
+    """
     target.mkdir()
     for copy in range(copies):
         for path in files.iterdir():
@@ -50,7 +62,12 @@ def link_copies(files: Path, target: Path, copies: int) -> None:
 
 
 def run_stages(source: str, work: Path) -> None:
-    """The child's work; prints `stage MiB` for each stage."""
+    """The child's work; prints `stage MiB` for each of `STAGES`.
+
+    Args:
+        source: folder of pictures.
+        work: folder that receives shards and encoded shards.
+    """
     connect(cpus=2)
     shards, encoded = work / "shards", work / "encoded"
 
@@ -93,33 +110,38 @@ class _Peak:
 
 def private_mib(root: int) -> float:
     """Anonymous memory in MiB of a process and its descendants."""
-    parents: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines() if ":" in line)
-        except OSError:
-            continue
-        parents[int(entry.name)] = int(fields["PPid"])
-        sizes[int(entry.name)] = int(fields.get("RssAnon", "0 kB").split()[0])
-    family = {root}
-    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= grown
-    return sum(sizes.get(pid, 0) for pid in family) / 1024
+    fields = {
+        pid: dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        for pid, text in harness.processes("status").items()
+    }
+    members = harness.family(root, {pid: int(values["PPid"]) for pid, values in fields.items()})
+    # Processes that ended and wait to be collected have no RssAnon.
+    return sum(int(fields[pid].get("RssAnon", "0 kB").split()[0]) for pid in members if pid in fields) / 1024
 
 
-def measure(source: Path, stage: str, cache: dict[tuple[str, int], dict[str, float]], run: list[int]) -> float:
-    """One fresh process per (source, repeat) measures all stages; the other stages read its figures."""
-    if stage == STAGES[0]:
-        run[0] += 1
-        with tempfile.TemporaryDirectory() as work:
-            command = [sys.executable, "-m", "benchmarks.peak_memory", "--child", str(source), work]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-        lines = [line.split() for line in done.stdout.splitlines() if line.split()[0] in STAGES]
-        cache[str(source), run[0]] = {name: float(value) for name, value in lines}
-    return cache[str(source), run[0]][stage]
+def measure(source: Path) -> dict[str, float]:
+    """Peak memory in MiB of every stage on a folder of pictures, all in one fresh process.
+
+    Raises:
+        CalledProcessError: that process failed.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        command = [sys.executable, __file__, "--child", str(source), work]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    lines = [line.split() for line in done.stdout.splitlines() if line.split()[0] in STAGES]
+    return {name: float(value) for name, value in lines}
+
+
+def by_stage(source: Path) -> dict[str, Callable[[], float]]:
+    """One case a stage; the first measures all of them anew, the others read its figures. Run them in order."""
+    figures: dict[str, float] = {}
+
+    def figure(stage: str) -> float:
+        if stage == STAGES[0]:
+            figures.update(measure(source))
+        return figures[stage]
+
+    return {stage: partial(figure, stage) for stage in STAGES}
 
 
 def main() -> None:
@@ -132,25 +154,23 @@ def main() -> None:
     if arguments.child:
         run_stages(arguments.child[0], Path(arguments.child[1]))
         return
-    where = machine()
+    where = harness.machine()
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "files"
         files.mkdir()
         write_jpegs(files, arguments.files, 256)
         cases: dict[str, Callable[[], float]] = {}
-        cache: dict[tuple[str, int], dict[str, float]] = {}
         for copies in (1, 8):
-            link_copies(files, Path(folder) / f"x{copies}", copies)
-            run = [0]
-            for stage in STAGES:
-                cases[f"{stage} {copies}x"] = partial(measure, Path(folder) / f"x{copies}", stage, cache, run)
-        figures = interleave(cases, arguments.repeats, "MiB")
+            source = Path(folder) / f"x{copies}"
+            link_copies(files, source, copies)
+            cases |= {f"{stage} {copies}x": case for stage, case in by_stage(source).items()}
+        figures = harness.interleave(cases, arguments.repeats, "MiB")
     ratios = [(f"{stage} 8x", f"{stage} 1x", "at most 1.1") for stage in STAGES]
     notes = (
         f"1x is {arguments.files} JPEG pictures of 256 x 256 px, 8x the same under eight names. Peak anonymous memory "
         "of the driver and every Ray process together, sampled every 50 ms, over one stage in a fresh Ray of 2 CPUs."
     )
-    write_results("peak_memory", "Peak memory against data set size", figures, ratios, where, notes)
+    harness.write_results("peak_memory", "Peak memory against data set size", figures, ratios, where, notes)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ CONFIG = TrainingConfig(batch_size=BATCH, warmup_updates=5, checkpoint_every=100
 
 
 def load_model(folder: Path) -> ShowoModel:
-    """A fresh copy of the model of `build_inputs`."""
+    """A fresh copy of the model that `build_inputs` wrote into `folder`."""
     return ShowoModel.load(folder / "base")
 
 
 def pixels_of(row: Row) -> NDArray[np.uint8]:
-    """Decoded picture, uint8 [3, 64, 64]."""
+    """Decoded picture of a row, uint8 [3, 64, 64], RGB."""
     return fit(decode(row.image), 64, "squash")
 
 

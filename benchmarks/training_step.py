@@ -34,8 +34,21 @@ UPDATES, WARM = 40, 8
 """Updates per run; the first ones are not counted."""
 
 
+SOURCES: dict[Task, str] = {"reconstruction": "images", "image_to_text": "instructions"}
+"""Encoded set of each task."""
+
+
 def plain_loop(folder: Path, rank: int = 0, world: int = 1) -> float:
-    """A loop as one would write it by hand; median seconds per update."""
+    """A loop as one would write it by hand.
+
+    Args:
+        folder: of `build_inputs`.
+        rank: this process.
+        world: number of processes; above 1 the process group must be there.
+
+    Returns:
+        Median seconds per update.
+    """
     torch.set_num_threads(1)
     model = load_model(folder).train()
     model.requires_grad_(False)
@@ -61,13 +74,18 @@ def plain_loop(folder: Path, rank: int = 0, world: int = 1) -> float:
     return statistics.median(seconds[WARM:])
 
 
-SOURCES: dict[Task, str] = {"reconstruction": "images", "image_to_text": "instructions"}
-
-
 def batch_of(
     model: UnifiedModel, task: Task, data: EncodedDataset, chosen: list[int], update: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Collated batch and draws of one task."""
+    """Collated batch and draws of one task, as `UnifiedModel.loss` takes them.
+
+    Args:
+        model: collates and draws.
+        task: which loss.
+        data: its encoded rows; one without a caption gets a template sentence.
+        chosen: row numbers.
+        update: enters the seed of every draw.
+    """
     seeds = [sample_seed(0, update, i, task) for i in chosen]
     rows = zip(data.take(chosen), seeds, strict=True)
     batch = model.collate(task, [Example(r.key, r.caption or template_for(seed), r.tensors) for r, seed in rows])
@@ -87,7 +105,7 @@ def our_loop(folder: Path) -> float:
 
 
 def plain_two(folder: Path) -> float:
-    """The plain loop under DistributedDataParallel in two processes of one thread each."""
+    """The plain loop under DistributedDataParallel in two processes of one thread each; seconds per update."""
     with tempfile.TemporaryDirectory() as meeting:
         spawn(_plain_worker, (folder, meeting), nprocs=2)
         return float(json.loads(Path(meeting, "seconds.json").read_text()))

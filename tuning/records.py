@@ -33,7 +33,12 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Report:
-    """A trial's score (0 to 1, higher is better) after a training of so many optimizer updates."""
+    """What a trial reached.
+
+    Attributes:
+        updates: optimizer updates of the training.
+        score: after them, 0 to 1, higher is better.
+    """
 
     updates: int
     score: float

@@ -20,6 +20,9 @@ Objective = Callable[[Mapping[str, float], int], float]
 
 Say = Callable[[str], None]
 
+REDUCTION = 3
+"""ASHA keeps the best 1 of this many at each rung."""
+
 WORST_SCORE = 0.0
 PROGRESS_S = 5.0
 METRIC, TIME = "score", "updates"
@@ -40,21 +43,19 @@ class SearchSettings:
     Attributes:
         trials: trials in total, those of earlier starts of the same sweep included.
         rungs: growing numbers of updates at which a trial is scored; the last is the full length.
-        reduction: ASHA keeps the best 1 of this many at each rung.
         concurrent: trials that run side by side.
         seed: seed of the sampler.
     """
 
     trials: int
     rungs: tuple[int, ...]
-    reduction: int = 3
     concurrent: int = 1
     seed: int = 0
 
 
-def rungs_of(updates: int, reduction: int = 3, levels: int = 2) -> tuple[int, ...]:
-    """Lengths at which trials are compared: `updates` divided by powers of `reduction`, rounded up, longest last."""
-    return tuple(sorted({-(-updates // reduction**level) for level in range(levels)}))
+def rungs_of(updates: int) -> tuple[int, ...]:
+    """Lengths at which trials are compared: `updates` divided by `REDUCTION`, rounded up, and `updates`."""
+    return tuple(sorted({-(-updates // REDUCTION), updates}))
 
 
 def search(
@@ -209,7 +210,7 @@ def _asha(finished: Sequence[TrialRecord], settings: SearchSettings) -> "ASHASch
         mode="max",
         max_t=settings.rungs[-1],
         grace_period=settings.rungs[0],
-        reduction_factor=settings.reduction,
+        reduction_factor=REDUCTION,
     )
     for record in finished:
         trial = cast(Any, SimpleNamespace(trial_id=f"finished-{record.number}"))

@@ -78,6 +78,11 @@ def decode(image: bytes, max_pixels: int = MAX_PIXELS, target: int = 0) -> Pixel
 def check(image: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> tuple[int, int]:
     """Decode a picture as cheaply as finds every fault, and throw the pixels away.
 
+    Args:
+        image: encoded picture.
+        max_pixels: largest width x height, read from the header.
+        min_side: least width and height in pixels.
+
     Returns:
         Width and height in pixels, after the EXIF turn.
 

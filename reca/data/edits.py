@@ -41,7 +41,16 @@ class Edit:
 
 
 def edit_at(stream: str, seed: int, index: int) -> Edit:
-    """Edit of one row, a function of (stream, seed, index). Streams in use: `edits` (training), `held-out-edits`."""
+    """Edit of one row.
+
+    Args:
+        stream: name of the set; in use are `edits` (training) and `held-out-edits`.
+        seed: of the set.
+        index: row number.
+
+    Returns:
+        A function of these three; the three kinds are equally likely.
+    """
     rng = generator(f"edit/{stream}", seed, index)
     kind: Kind = KINDS[rng.integers(len(KINDS))]
     while True:

@@ -18,10 +18,9 @@ from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
 from reca.config import ExecutionConfig
-from reca.data.decode import decode
 from reca.data.encoded import EncodedWriter, compact
 from reca.data.files import DatasetError
-from reca.data.fit import fit
+from reca.data.fit import fitted
 from reca.data.pipeline import quiet, require_cpu, tables
 from reca.data.shards import ImageDataset, open_images
 from reca.models.base import Geometry
@@ -43,7 +42,14 @@ class ImageEncoder(Protocol):
     """The part of `reca.models.base.UnifiedModel` that is needed here; a torch module."""
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 [B, 3, S, S] to named tensors, batch axis first."""
+        """What the frozen encoders make of pictures.
+
+        Args:
+            pixels: uint8 [B, 3, S, S], RGB.
+
+        Returns:
+            Tensors by name, batch axis first.
+        """
         ...
 
 
@@ -75,6 +81,9 @@ def encode(
 ) -> EncodeReport:
     """Encode canonical shards into encoded shards. Ray must be initialized.
 
+    A cluster with too few CPUs for the actors and one task is a RuntimeError, a picture that cannot be decoded any more
+    a DatasetError.
+
     Args:
         images: folder of canonical shards (path or fsspec URI).
         output: local folder to write into; made when missing.
@@ -84,6 +93,9 @@ def encode(
         execution: `workers` actors of `cpus_per_worker` CPUs and `gpus_per_worker` GPUs; `data_tasks` decoding tasks.
         progress: called with one line now and then.
         batch: pictures per forward pass.
+
+    Returns:
+        What was written; rows have the order of the canonical shards.
 
     Raises:
         DatasetError: the shards are unfinished or altered, or an encoded value is not finite.
@@ -127,7 +139,7 @@ def _read_batches(numbers: pa.Table, first: int, reader: _Reader) -> Iterator[pa
         rows = dataset.take(range(start, min(start + reader.batch, len(dataset))))
         pixels = np.empty((len(rows), 3, size, size), np.uint8)
         for i, row in enumerate(rows):
-            pixels[i] = fit(decode(row.image, target=size), size, reader.geometry.fit)
+            pixels[i] = fitted(row.image, row.key, size, reader.geometry.fit)
         yield _table(start, [row.key for row in rows], [row.caption for row in rows], save_tensors({"pixels": pixels}))
 
 

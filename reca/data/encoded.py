@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from reca.data.files import DatasetError, FileRecord, Manifest, local_files, read_manifest, record
+from reca.data.files import DatasetError, FileRecord, Manifest, local_files, locate, read_manifest, record
 
 FORMAT = "reca-encoded/1"
 MAX_SHARD_ROWS = 1024
@@ -29,7 +29,12 @@ Tensors = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Data type and shape (without the batch axis) of one tensor."""
+    """One tensor of `UnifiedModel.encode` as it is kept.
+
+    Attributes:
+        dtype: numpy's name, such as `float16`.
+        shape: of one row, without the batch axis.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -61,7 +66,10 @@ def compact(key: str, name: str, values: NDArray[Any]) -> NDArray[Any]:
     Args:
         key: key of the first row, for the message.
         name: tensor name, for the message.
-        values: [B, ...].
+        values: [B, ...] of any data type.
+
+    Returns:
+        float16, int32, or `values` itself; same shape.
 
     Raises:
         DatasetError: a value is not finite, or too large for its storage form.
@@ -111,7 +119,12 @@ class EncodedWriter:
         self._tensors.clear()
 
     def add(self, keys: Sequence[str], captions: Sequence[str | None], tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Append a batch of compacted tensors [B, ...].
+        """Append a batch.
+
+        Args:
+            keys: key of each row; at least one.
+            captions: of each row.
+            tensors: [B, ...] by name, as `compact` gives them.
 
         Raises:
             DatasetError: a tensor's name, data type or shape is not that of the first batch.
@@ -183,7 +196,7 @@ class EncodedDataset:
         self._folder = local_files(uri, self.manifest, self.manifest.shards)
         raw = self.manifest.about["tensors"]
         self.specs = {name: TensorSpec(spec["dtype"], tuple(spec["shape"])) for name, spec in raw.items()}
-        self._starts = np.cumsum([0] + [shard.rows for shard in self.manifest.shards])
+        self._starts = self.manifest.starts
         self._open: dict[int, tuple[pa.Array, pa.Array, Tensors]] = {}
 
     def __len__(self) -> int:
@@ -195,26 +208,39 @@ class EncodedDataset:
         return sum(spec.bytes for spec in self.specs.values())
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> list[EncodedRow]:
-        """Rows at any indices, in the order asked for. Tensors are views into the memory map."""
+        """Rows at any indices, in the order asked for.
+
+        Args:
+            indices: row numbers [B], 0 <= i < len(self).
+
+        Returns:
+            One row for each index; its tensors are views into the memory map.
+
+        Raises:
+            IndexError: an index is outside the set.
+        """
         rows: list[EncodedRow] = []
-        for shard, at in zip(*self._locate(indices), strict=True):
+        for shard, at in locate(self._starts, indices, str(self._folder)):
             keys, captions, tensors = self._shard(shard)
             key, caption = keys[at].as_py(), captions[at].as_py()
             rows.append(EncodedRow(key, caption, {name: values[at] for name, values in tensors.items()}))
         return rows
 
     def take_batch(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[list[str], list[str | None], Tensors]:
-        """Keys, captions and tensors [B, ...] (copies) at any indices, in the order asked for."""
+        """Rows at any indices, in the order asked for.
+
+        Args:
+            indices: row numbers [B], 0 <= i < len(self); at least one.
+
+        Returns:
+            Keys, captions, and tensors [B, ...] by name, which are copies.
+
+        Raises:
+            IndexError: an index is outside the set.
+        """
         rows = self.take(indices)
         tensors = {name: np.stack([row.tensors[name] for row in rows]) for name in self.specs}
         return [row.key for row in rows], [row.caption for row in rows], tensors
-
-    def _locate(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[list[int], list[int]]:
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(f"{self._folder}: rows {wanted.min()}..{wanted.max()} are not inside 0..{len(self) - 1}")
-        shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        return shards.tolist(), (wanted - self._starts[shards]).tolist()
 
     def _shard(self, shard: int) -> tuple[pa.Array, pa.Array, Tensors]:
         if shard not in self._open:
@@ -227,7 +253,15 @@ class EncodedDataset:
 
 @lru_cache(maxsize=4)
 def open_encoded(uri: str, digest: str) -> EncodedDataset:
-    """Open a data set once per process; `digest` is its manifest's, so that a rewritten folder is opened afresh."""
+    """Open a data set once per process.
+
+    Args:
+        uri: folder of the shards.
+        digest: of its manifest, so that a rewritten folder is opened afresh.
+
+    Raises:
+        DatasetError: the folder is unfinished or altered, or has another digest by now.
+    """
     dataset = EncodedDataset(uri)
     if dataset.manifest.digest != digest:
         raise DatasetError(f"{uri} changed while it was in use; run the same command again")

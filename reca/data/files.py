@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import numpy as np
 from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
+from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
 
@@ -62,13 +64,23 @@ class Manifest:
         text = "\n".join(f"{f.file} {f.digest}" for f in (*self.shards, *self.extra))
         return blake2b(f"{self.format}\n{text}".encode(), digest_size=16).hexdigest()
 
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Number of the first row of each shard, and of all rows: int64 [shards + 1]."""
+        return np.cumsum([0, *(shard.rows for shard in self.shards)], dtype=np.int64)
+
     def write(self, folder: Path) -> None:
         """Write `manifest.json`."""
         (folder / MANIFEST).write_text(json.dumps({**asdict(self), "digest": self.digest}, indent=1) + "\n")
 
 
 def record(path: Path, rows: int) -> FileRecord:
-    """Describe a finished file."""
+    """Describe a finished file.
+
+    Args:
+        path: of the file; its content is read for the digest.
+        rows: rows it holds.
+    """
     state = blake2b(digest_size=16)
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -126,6 +138,11 @@ def local_files(uri: str, manifest: Manifest, files: Sequence[FileRecord]) -> Pa
     A local folder is used in place. Files of a remote one are fetched once per machine into `$RECA_CACHE` (default:
     `reca-data` in the temporary folder), under the manifest's digest; several processes may do so at once.
 
+    Args:
+        uri: folder of the data set, local or any fsspec URI.
+        manifest: of the data set.
+        files: those of its files that are needed.
+
     Raises:
         DatasetError: a file is missing, or its size (after a fetch, its digest) is not the manifest's.
     """
@@ -141,6 +158,24 @@ def local_files(uri: str, manifest: Manifest, files: Sequence[FileRecord]) -> Pa
         if not (folder / file.file).exists():
             _fetch(fs, f"{path.rstrip('/')}/{file.file}", folder / file.file, file)
     return folder
+
+
+def locate(starts: NDArray[np.int64], rows: Sequence[int] | NDArray[np.int64], where: str) -> list[tuple[int, int]]:
+    """Shard, and row inside it, of rows of a data set.
+
+    Args:
+        starts: `Manifest.starts`, int64 [shards + 1].
+        rows: row numbers in the whole set [B].
+        where: the set, for the message.
+
+    Raises:
+        IndexError: a row is outside the set.
+    """
+    wanted = np.asarray(rows, dtype=np.int64)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= starts[-1]):
+        raise IndexError(f"{where}: rows {wanted.min()}..{wanted.max()} are not inside 0..{starts[-1] - 1}")
+    shards = np.searchsorted(starts, wanted, side="right") - 1
+    return list(zip(shards.tolist(), (wanted - starts[shards]).tolist(), strict=True))
 
 
 def _fetch(fs: AbstractFileSystem, source: str, target: Path, expected: FileRecord) -> None:

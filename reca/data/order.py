@@ -52,7 +52,11 @@ class KeyedPermutation:
         object.__setattr__(self, "_keys", keys)
 
     def index(self, i: int) -> int:
-        """Image of `i`, for 0 <= i < n."""
+        """Image of `i`, for 0 <= i < n.
+
+        Raises:
+            IndexError: `i` is outside.
+        """
         if not 0 <= i < self.n:
             raise IndexError(f"KeyedPermutation: {i} is outside 0..{self.n - 1}")
         i = self._pass(i)
@@ -61,7 +65,17 @@ class KeyedPermutation:
         return i
 
     def indices(self, i: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Images of many `i` at once, int64 of the same shape; equal to `index` element by element."""
+        """Images of many `i` at once.
+
+        Args:
+            i: int64 of any shape, each 0 <= i < n.
+
+        Returns:
+            int64 of the same shape, equal to `index` element by element.
+
+        Raises:
+            IndexError: one is outside.
+        """
         if i.size and not (int(i.min()) >= 0 and int(i.max()) < self.n):
             raise IndexError(f"KeyedPermutation: {int(i.min())}..{int(i.max())} is not inside 0..{self.n - 1}")
         out = self._pass_many(i.astype(np.uint64))
@@ -110,7 +124,14 @@ class SampleOrder:
         return epoch, _permutation(self.seed, epoch, self.n, self.stream).index(i)
 
     def samples(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sample indices, int64, at many global positions; equal to the second value of `sample_at`."""
+        """Sample indices at many global positions.
+
+        Args:
+            positions: int64 of any shape, from 0.
+
+        Returns:
+            int64 of the same shape, 0 <= index < n; each is the second value of `sample_at`.
+        """
         epochs, within = np.divmod(positions, self.n)
         out = np.empty_like(positions)
         for epoch in np.unique(epochs):

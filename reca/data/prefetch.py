@@ -26,7 +26,7 @@ def prefetched(source: Iterator[T], depth: int, stall_seconds: float = STALL_SEC
     """Run an iterator in a thread, `depth` items ahead.
 
     Args:
-        source: what to run; its exceptions are raised here.
+        source: what to run; what it raises is raised here.
         depth: items held ready.
         stall_seconds: longest wait for one item.
 

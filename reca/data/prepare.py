@@ -100,10 +100,14 @@ def prepare(
         work_uri: folder where the quarantine file is kept when the budget is passed; default `output`.
         progress: called with one line now and then.
 
+    Returns:
+        Where every row went.
+
     Raises:
         SourceError: the source is missing or empty.
         QuarantineError: the budget is passed, or no row was usable.
         DatasetError: the source's keys are not unique and increasing.
+        RuntimeError: the cluster has no CPU, or rows were lost on the way.
     """
     quiet()
     require_cpu(1, "preparing data")

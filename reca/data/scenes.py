@@ -26,6 +26,7 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 COLUMNS = ("left", "center", "right")
 ROWS = ("top", "middle", "bottom")
 RELATIONS = ("left of", "right of", "above", "below")
+QUESTION_KINDS = ("presence", "count", "color", "place", "relation", "list")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on the plain ground, in raster order of their cells."""
+    """A picture in words.
+
+    Attributes:
+        objects: 1 to 4, in raster order of their cells, on the plain ground.
+    """
 
     objects: tuple[SceneObject, ...]
 
@@ -154,7 +159,13 @@ class CaptionRates:
 
 def sparse_caption(scene: Scene, rng: np.random.Generator, rates: CaptionRates | None = None) -> str:
     """A caption of the kind alt texts have: one randomly chosen object, most else left out. Never wrong, rarely
-    complete."""
+    complete.
+
+    Args:
+        scene: what is captioned.
+        rng: source of randomness.
+        rates: what is kept; None takes the defaults.
+    """
     rates = rates or CaptionRates()
     item = scene.objects[rng.integers(len(scene.objects))]
     keep_color, keep_count, keep_relation, keep_second, keep_place = rng.random(5) < (
@@ -189,15 +200,16 @@ def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     return ask(scene, kind, rng)
 
 
-QUESTION_KINDS = ("presence", "count", "color", "place", "relation", "list")
-LIST_SHARE = 0.05
-
-
 def ask(scene: Scene, kind: str, rng: np.random.Generator) -> tuple[str, str]:
     """A question of one kind and its answer.
 
     Colour, place and relation questions need objects whose class is unique in the scene; without one the question
     falls back to a count, which every scene can answer.
+
+    Args:
+        scene: what is asked about.
+        kind: one of `QUESTION_KINDS`.
+        rng: source of randomness.
     """
     unique = [item for item in scene.objects if count_of(scene, item.name) == 1]
     if kind == "presence":

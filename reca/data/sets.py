@@ -11,9 +11,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from reca.config import BUILT_IN
 from reca.data.scenes import Scene, question, render, sample_scene, sparse_caption
-
-SOURCE = "twemoji"
 
 
 @dataclass(frozen=True)
@@ -34,34 +33,46 @@ class Row:
 
 
 def generator(stream: str, seed: int, index: int) -> np.random.Generator:
-    """Random generator of one row, independent across streams, seeds and indices."""
+    """Random generator of one row, independent across the three.
+
+    Args:
+        stream: what the numbers are for.
+        seed: of the set.
+        index: row number.
+    """
     digest = blake2b(f"{stream}/{seed}/{index}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def scene_at(stream: str, seed: int, index: int) -> Scene:
-    """Scene of one row. Streams in use: `pictures` (unlabeled and captioned), `instructions`, `held-out`
-    (evaluation)."""
+    """Scene of one row.
+
+    Args:
+        stream: name of the set; in use are `pictures` (unlabeled and captioned), `instructions` and `held-out`
+            (evaluation).
+        seed: of the set.
+        index: row number.
+    """
     return sample_scene(generator(f"scene/{stream}", seed, index))
 
 
 def unlabeled_row(index: int, seed: int) -> Row:
     """Row of the unlabeled set that RecA trains on: the picture only."""
-    return Row(f"{index:09d}", _png(scene_at("pictures", seed, index)), None, SOURCE)
+    return Row(f"{index:09d}", _png(scene_at("pictures", seed, index)), None, BUILT_IN)
 
 
 def captioned_row(index: int, seed: int) -> Row:
     """The same picture as `unlabeled_row`, with the sparse caption that the caption-trained control sees."""
     scene = scene_at("pictures", seed, index)
     caption = sparse_caption(scene, generator("caption", seed, index))
-    return Row(f"{index:09d}", _png(scene), caption, SOURCE)
+    return Row(f"{index:09d}", _png(scene), caption, BUILT_IN)
 
 
 def instruction_row(index: int, seed: int) -> Row:
     """A picture with one question and its answer, for the image-to-text term."""
     scene = scene_at("instructions", seed, index)
     asked, answer = question(scene, generator("question", seed, index))
-    return Row(f"{index:09d}", _png(scene), f"{asked}\n{answer}", SOURCE)
+    return Row(f"{index:09d}", _png(scene), f"{asked}\n{answer}", BUILT_IN)
 
 
 def _png(scene: Scene) -> bytes:

@@ -1,8 +1,8 @@
 """Canonical image shards: parquet files with encoded pictures, a table of contents, and a manifest.
 
 Columns: `key` string (unique, increasing), `image` binary (PNG, JPEG, ... as they came), `width` and `height` int32
-    (pixels after
-the EXIF turn), `digest` string (blake2b-128 of the image bytes, hex), `caption` string or null, `source` string.
+(pixels after the EXIF turn), `digest` string (blake2b-128 of the image bytes, hex), `caption` string or null, `source`
+string.
 
 Pictures are stored plain and uncompressed, so each lies in one piece inside its shard. `index.arrow` (Arrow IPC,
 memory-mapped) says where: that makes an ordinary parquet file randomly addressable, by `pread` locally and by one
@@ -11,7 +11,7 @@ ranged GET remotely.
 
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reca.data.files import DatasetError, FileRecord, Manifest, filesystem, is_local, local_files, read_manifest, record
+from reca.data.files import (
+    DatasetError,
+    FileRecord,
+    Manifest,
+    filesystem,
+    is_local,
+    local_files,
+    locate,
+    read_manifest,
+    record,
+)
 from reca.data.sets import Row
 
 FORMAT = "reca-images/1"
@@ -63,6 +73,9 @@ class ShardWriter:
     Args:
         folder: folder to write into; must exist.
         rows_per_shard: rows of a full shard.
+
+    Attributes:
+        rows: rows in the shards that are finished.
     """
 
     def __init__(self, folder: Path, rows_per_shard: int) -> None:
@@ -86,7 +99,10 @@ class ShardWriter:
         self._close_index()
 
     def add(self, table: pa.Table) -> None:
-        """Append rows with the columns of `SCHEMA`.
+        """Append rows.
+
+        Args:
+            table: with the columns of `SCHEMA`; further ones are left out.
 
         Raises:
             DatasetError: keys are not strictly increasing (so a key came twice, or the source is not sorted).
@@ -192,7 +208,7 @@ class ImageDataset:
         if self._local:
             local_files(self.uri, self.manifest, self.manifest.shards)
         self._index = pa.ipc.open_file(pa.memory_map(str(folder / INDEX)))
-        self._starts = np.cumsum([0] + [shard.rows for shard in self.manifest.shards])
+        self._starts = self.manifest.starts
         self._contents: dict[int, pa.RecordBatch] = {}
         self._open: dict[int, int] = {}
 
@@ -204,14 +220,17 @@ class ImageDataset:
             os.close(handle)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Row]:
-        """Rows at any indices, in the order asked for."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(f"{self.uri}: rows {wanted.min()}..{wanted.max()} are not inside 0..{len(self) - 1}")
-        shards = (np.searchsorted(self._starts, wanted, side="right") - 1).tolist()
-        entries = [
-            self._entry(shard, int(row - self._starts[shard])) for shard, row in zip(shards, wanted, strict=True)
-        ]
+        """Rows at any indices, in the order asked for.
+
+        Args:
+            indices: row numbers [B], 0 <= i < len(self).
+
+        Raises:
+            IndexError: an index is outside the set.
+        """
+        places = locate(self._starts, indices, self.uri)
+        entries = [self._entry(shard, at) for shard, at in places]
+        shards = [shard for shard, _ in places]
         images = self._read(shards, [entry["offset"] for entry in entries], [entry["length"] for entry in entries])
         return [Row(e["key"], image, e["caption"], e["source"]) for e, image in zip(entries, images, strict=True)]
 
@@ -237,15 +256,16 @@ class ImageDataset:
 
 @lru_cache(maxsize=4)
 def open_images(uri: str, digest: str) -> ImageDataset:
-    """Open a data set once per process; `digest` is its manifest's, so that a rewritten folder is opened afresh."""
+    """Open a data set once per process.
+
+    Args:
+        uri: folder of the shards.
+        digest: of its manifest, so that a rewritten folder is opened afresh.
+
+    Raises:
+        DatasetError: the folder is unfinished or altered, or has another digest by now.
+    """
     dataset = ImageDataset(uri)
     if dataset.manifest.digest != digest:
         raise DatasetError(f"{uri} changed while it was in use; run the same command again")
     return dataset
-
-
-def read_rows(uri: str) -> Iterator[Row]:
-    """All rows of canonical shards in order, a few at a time."""
-    dataset = ImageDataset(uri)
-    for start in range(0, len(dataset), 64):
-        yield from dataset.take(range(start, min(start + 64, len(dataset))))

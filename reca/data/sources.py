@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol, cast
 import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
-from reca.config import DataConfig
+from reca.config import BUILT_IN, DataConfig
 from reca.data.files import filesystem
-from reca.data.sets import SOURCE, Row, captioned_row, instruction_row, unlabeled_row
+from reca.data.sets import Row, captioned_row, instruction_row, unlabeled_row
 
 Kind = Literal["images", "captions", "instructions"]
 """`images`: pictures only (RecA). `captions`: the same pictures with captions. `instructions`: pictures with question
@@ -53,7 +53,10 @@ class Source(Protocol):
     """A set of pictures that can be listed and loaded block by block."""
 
     def blocks(self) -> Iterator[pa.Table]:
-        """List the rows lazily, `BLOCK_ROWS` at a time, in key order.
+        """List the rows lazily, in key order.
+
+        Yields:
+            Tables of at most `BLOCK_ROWS` rows, with the columns that `load` needs.
 
         Raises:
             SourceError: nothing to list.
@@ -61,7 +64,11 @@ class Source(Protocol):
         ...
 
     def load(self, block: pa.Table) -> Iterator[Row | Fault]:
-        """Load the rows of one block, one at a time."""
+        """Load the rows of one block, one at a time.
+
+        Args:
+            block: a table of `blocks`.
+        """
         ...
 
 
@@ -74,7 +81,7 @@ def open_source(uri: str, data: DataConfig, kind: Kind) -> Source:
         kind: what the rows hold.
     """
     count = data.instructions if kind == "instructions" else data.images
-    return TwemojiSource(count, data.seed, kind) if uri == SOURCE else FolderSource(uri, count, kind)
+    return TwemojiSource(count, data.seed, kind) if uri == BUILT_IN else FolderSource(uri, count, kind)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,11 @@ class TwemojiSource:
     kind: Kind
 
     def blocks(self) -> Iterator[pa.Table]:
-        """List row numbers. Raises SourceError when `count` is below 1."""
+        """List row numbers: int64 column `index`.
+
+        Raises:
+            SourceError: `count` is below 1.
+        """
         if self.count < 1:
             raise SourceError(f"source twemoji was asked for {self.count} rows ({self.kind}); ask for at least 1")
         for start in range(0, self.count, BLOCK_ROWS):
@@ -122,7 +133,14 @@ class FolderSource:
     kind: Kind
 
     def blocks(self) -> Iterator[pa.Table]:
-        """List image files lazily, one folder in memory at a time. Raises SourceError when there are none."""
+        """List image files lazily, one folder in memory at a time.
+
+        Yields:
+            Tables with the string columns `key`, `path`, and `caption`: path of the caption file, or null.
+
+        Raises:
+            SourceError: there is no such folder, or no image in it.
+        """
         fs, root = filesystem(self.uri)
         root = root.rstrip("/")
         if not fs.exists(root):

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from reca.data.decode import DecodeError, decode
 from reca.data.encoded import FORMAT as ENCODED
 from reca.data.encoded import EncodedRow, TensorSpec, open_encoded
 from reca.data.files import DatasetError, read_manifest
@@ -32,6 +31,9 @@ from reca.data.pipeline import quiet, tables
 from reca.data.prefetch import prefetched
 from reca.data.shards import FORMAT as IMAGES
 from reca.data.shards import open_images
+
+if TYPE_CHECKING:
+    from reca.data.fit import Fit
 
 WINDOW_UPDATES = 1 << 13
 """Updates handed to Ray Data at a time."""
@@ -45,7 +47,6 @@ TASK_CPUS = 0.1
 CPU."""
 
 T = TypeVar("T")
-Fit = Literal["squash", "crop"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class BatchPlan:
         return np.arange(first, first + self.local_size, dtype=np.int64)
 
     def indices(self, update: int) -> NDArray[np.int64]:
-        """Row numbers of this rank's samples, int64 [local_size]."""
+        """Row numbers in the set of this rank's samples, int64 [local_size]."""
         return SampleOrder(self.n, self.seed, self.stream).samples(self.positions(update))
 
 
@@ -139,6 +140,9 @@ class ImageBatch:
 
 class BatchStream(Generic[T]):
     """Iterator of batches that knows how long its consumer waited.
+
+    Args:
+        batches: what is iterated over.
 
     Attributes:
         waited_s: seconds spent inside `next` so far, the first batch included.
@@ -192,10 +196,11 @@ def stream_images(
     start_update: int,
     stop_update: int,
     size: int,
-    fit_mode: Fit,
-    threads: int | None = None,
+    fit_mode: "Fit",
 ) -> BatchStream[ImageBatch]:
     """Stream this rank's pictures of updates start_update .. stop_update - 1, in order, decoded and fitted.
+
+    They are decoded by as many threads of this process as it may use cores.
 
     Args:
         shards_uri: folder of canonical shards (path or fsspec URI).
@@ -204,7 +209,6 @@ def stream_images(
         stop_update: one past the last update.
         size: side S in pixels.
         fit_mode: `squash` or `crop`.
-        threads: decoding threads in this process; default is the number of cores.
 
     Raises:
         DatasetError: the folder is unfinished or altered, or has not `plan.n` rows, or (while iterating) a picture that
@@ -216,8 +220,7 @@ def stream_images(
     body = partial(_image_updates, uri=shards_uri, digest=manifest.digest, plan=plan)
     row_bytes = sum(shard.bytes for shard in manifest.shards) // manifest.rows
     found = prefetched(_updates(body, start_update, stop_update, row_bytes * plan.local_size), depth=2)
-    workers = threads or len(os.sched_getaffinity(0))
-    return BatchStream(_as_images(found, plan, size, fit_mode, workers))
+    return BatchStream(_as_images(found, plan, size, fit_mode, len(os.sched_getaffinity(0))))
 
 
 def _check_rows(uri: str, rows: int, plan: BatchPlan) -> None:
@@ -280,7 +283,7 @@ def _as_encoded(found: Iterator[pa.Table], plan: BatchPlan, specs: dict[str, Ten
 
 
 def _as_images(
-    found: Iterator[pa.Table], plan: BatchPlan, size: int, fit_mode: Fit, threads: int
+    found: Iterator[pa.Table], plan: BatchPlan, size: int, fit_mode: "Fit", threads: int
 ) -> Iterator[ImageBatch]:
     """Decode in threads (both libjpeg-turbo and torch let go of the interpreter lock), a few updates ahead."""
     waiting: deque[tuple[ImageBatch, list[Future[None]]]] = deque()
@@ -301,17 +304,12 @@ def _as_images(
 
 
 def _decode_into(
-    pixels: NDArray[np.uint8], images: list[bytes], keys: list[str], size: int, fit_mode: Fit, span: Sequence[int]
+    pixels: NDArray[np.uint8], images: list[bytes], keys: list[str], size: int, fit_mode: "Fit", span: Sequence[int]
 ) -> None:
-    from reca.data.fit import fit  # torch: tasks that only copy rows must not load it
+    from reca.data.fit import fitted  # torch: tasks that only copy rows must not load it
 
     for i in span:
-        try:
-            pixels[i] = fit(decode(images[i], target=size), size, fit_mode)
-        except DecodeError as error:
-            raise DatasetError(
-                f"image {keys[i]!r} was fine when the shards were made and is not now ({error}): run `prepare` again"
-            ) from error
+        pixels[i] = fitted(images[i], keys[i], size, fit_mode)
 
 
 def _finished(batch: ImageBatch, work: list[Future[None]]) -> ImageBatch:

@@ -31,7 +31,8 @@ def spread(batches: Sequence[T], make: Make[T, R], execution: ExecutionConfig) -
         One result for each batch, in the order in which they are done.
 
     Raises:
-        ValueError: what the work itself raised, with its own message.
+        ValueError: as `make` or the work itself raised it, such as a BenchmarkError.
+        RayError: anything else that went wrong in an actor, or an actor was lost more than `RESTARTS` times.
     """
     import ray
 
@@ -55,19 +56,38 @@ def spread(batches: Sequence[T], make: Make[T, R], execution: ExecutionConfig) -
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             hand(pending.pop(done))
-            yield ray.get(done)
+            yield _result(done)
     finally:
         for worker in workers:
             ray.kill(worker)
 
 
+def _result(done: Any) -> Any:
+    """What a task gives. Ray's message is the traceback in the actor; a ValueError of ours is meant for the reader."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(done)
+    except RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise error.cause from error
+        raise
+
+
 class _Worker:
     def __init__(self, make: Make[Any, Any]) -> None:
-        import ray
         import torch
 
         torch.set_num_threads(1)  # the bits of a sum may depend on the number of threads
-        self.work = make("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+        self.make = make
+        self.work: Callable[[Any], Any] | None = None
 
     def do(self, batch: Any) -> Any:
+        import ray
+        import torch
+
+        if self.work is None:
+            # Not in the constructor: of what that raises, Ray tells only that the actor died.
+            self.work = self.make("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
         return self.work(batch)

@@ -26,11 +26,11 @@ class Answering(Protocol):
         ...
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        """uint8 [B, 3, S, S] to named tensors."""
+        """uint8 [B, 3, S, S], RGB, to named tensors, batch axis first."""
         ...
 
     def answer(self, encoded: dict[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
-        """Greedy answers to one question per image."""
+        """Greedy answers to one question for each picture of `encode`."""
         ...
 
 
@@ -52,7 +52,15 @@ class Examinee:
         self.device, self.batch_size, self.max_new_tokens, self.suffix = device, batch_size, max_new_tokens, suffix
 
     def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Answers | Refusal]:
-        """Answers to the questions about each picture; a refusal where the model refuses one of them."""
+        """Answers to the questions about each picture.
+
+        Args:
+            asked: questions about each picture.
+            pictures: RGB, of any size; they are fitted as the model's `geometry` says.
+
+        Returns:
+            One entry for each picture: its answers, or a refusal where the model refuses one of them.
+        """
         geometry = self.model.geometry
         fitted = [fit(np.array(picture), geometry.size, geometry.fit) for picture in pictures]
         rows = [(row, question.text + self.suffix) for row, questions in enumerate(asked) for question in questions]

@@ -119,7 +119,16 @@ class Benchmark(ABC, Generic[A, S]):
 
     @abstractmethod
     def decide(self, item: Item[A], sample: int, seen: S) -> Record[A, S]:
-        """Decide about one picture by the strict rules."""
+        """Decide about one picture by the strict rules.
+
+        Args:
+            item: what was asked.
+            sample: number of the picture among the item's, from 0.
+            seen: what the judge saw in it or said about it.
+
+        Returns:
+            Its record, with a score for every measure of `least`, or with the reason why it is unscored.
+        """
 
     @abstractmethod
     def values(self, records: Sequence[Record[A, S]]) -> dict[str, Values]:
@@ -188,6 +197,11 @@ class Benchmark(ABC, Generic[A, S]):
         self, before: Sequence[Record[A, S]], after: Sequence[Record[A, S]], resamples: int = 2000
     ) -> Differences:
         """Paired differences after - before over the pictures that are scored on both sides.
+
+        Args:
+            before: records of one side, in any order.
+            after: records of the other.
+            resamples: bootstrap resamples.
 
         Raises:
             BenchmarkError: when no picture is scored on both sides, or a set of records is faulty.
@@ -279,7 +293,16 @@ class Benchmark(ABC, Generic[A, S]):
 
 
 def by_group(records: Iterable[Record[Any, Any]], measure: str, groups: Sequence[str]) -> Values:
-    """Values of one measure of the scored records, by group (in the given order) and item."""
+    """Values of one measure of the scored records.
+
+    Args:
+        records: unscored ones are passed over.
+        measure: key of `Record.scores`.
+        groups: all groups that the records are of, in the wanted order.
+
+    Returns:
+        By group and item; groups without a scored record are absent.
+    """
     values: Values = {group: {} for group in groups}
     for record in records:
         if record.unscored is None:

@@ -49,6 +49,7 @@ def read_benchmark(reading: Reading, place: str, judge_prompts: str = "") -> Ben
 
     Raises:
         BenchmarkError: when there is nothing readable at the place; the message says where to get it.
+        ValueError: no benchmark has this name.
     """
     match reading.benchmark:
         case "geneval":

@@ -96,6 +96,9 @@ def cutout(picture: Image.Image, box: Sequence[float], mask: Tensor) -> Image.Im
         picture: RGB.
         box: x1, y1, x2, y2 in pixels.
         mask: bool [H, W] at the picture's size; what lies outside becomes grey.
+
+    Returns:
+        The picture inside the box, whose edges are rounded to whole pixels.
     """
     stencil = Image.fromarray((mask.numpy() * 255).astype(np.uint8))
     ground = Image.new("RGB", picture.size, GROUND)
@@ -103,7 +106,15 @@ def cutout(picture: Image.Image, box: Sequence[float], mask: Tensor) -> Image.Im
 
 
 def clip_pixels(picture: Image.Image, side: int) -> Tensor:
-    """CLIP's input float32 [3, side, side]: shorter side resized (bicubic), centre cut, normalised."""
+    """CLIP's input: shorter side resized (bicubic), centre cut, normalised.
+
+    Args:
+        picture: of any size and mode.
+        side: that CLIP takes, in pixels.
+
+    Returns:
+        float32 [3, side, side], RGB in 0 to 1 minus `MEAN`, divided by `DEVIATION`.
+    """
     width, height = picture.size
     short = min(width, height)
     sized = picture.resize((int(side * width / short), int(side * height / short)), Image.Resampling.BICUBIC)

@@ -47,6 +47,9 @@ class DetectorNetwork(Mask2FormerPreTrainedModel):
 
     Its parameters have the names of transformers' `Mask2FormerForUniversalSegmentation`. The pixel decoder's attention
     is our own: at published sizes the library's took two fifths of a CPU's time (docs/log.md).
+
+    Args:
+        config: sizes, and the number of classes.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^criterion\."]  # noqa: RUF012
@@ -98,18 +101,21 @@ class Detector:
 
     Args:
         network: in evaluation mode.
-        scale: longest and shortest side that pictures are resized to.
-        floor: least score, exclusive.
+        scale: longest and shortest side in pixels that pictures are resized to.
     """
 
-    def __init__(self, network: DetectorNetwork, scale: tuple[int, int] = SCALE, floor: float = FLOOR) -> None:
+    def __init__(self, network: DetectorNetwork, scale: tuple[int, int] = SCALE) -> None:
         self.network = network.eval()
         self.scale = scale
-        self.floor = floor
 
     @classmethod
     def load(cls, place: str, device: str = "cpu", scale: tuple[int, int] = SCALE) -> Self:
-        """Read a checkpoint of transformers' Mask2Former: a folder or a hub id.
+        """Read a checkpoint of transformers' Mask2Former.
+
+        Args:
+            place: folder or hub id.
+            device: `cpu` or `cuda`.
+            scale: longest and shortest side in pixels that pictures are resized to.
 
         Raises:
             BenchmarkError: when it cannot be read or lacks weights.
@@ -139,6 +145,12 @@ class Detector:
         """Detect objects. On a GPU, pictures that are resized alike go through the network together.
 
         On a CPU each goes by itself: two together took 9.1 s a picture where one took 8.3 s (Swin-S, one thread).
+
+        Args:
+            pictures: of any size and mode; they are read as RGB.
+
+        Returns:
+            What was detected in each, on the CPU; detections with a score of at most `FLOOR` are left out.
         """
         sized = [fitted(picture, self.scale) for picture in pictures]
         found: list[Found | None] = [None] * len(pictures)
@@ -152,12 +164,20 @@ class Detector:
                 for row, class_logits, mask_logits in zip(rows, classes.float(), masks.float(), strict=True):
                     width, height = pictures[row].size
                     sizes = (batch.shape[-2:], shape[-2:], (height, width))
-                    found[row] = read_logits(class_logits, mask_logits, sizes, self.floor)
+                    found[row] = read_logits(class_logits, mask_logits, sizes, FLOOR)
         return cast("list[Found]", found)
 
 
 def fitted(picture: Image.Image, scale: tuple[int, int] = SCALE) -> Tensor:
-    """Resize (bilinear, without smoothing, as OpenCV does) and normalise a picture: float32 [3, H, W]."""
+    """Resize (bilinear, without smoothing, as OpenCV does) and normalise a picture.
+
+    Args:
+        picture: of any size and mode; read as RGB.
+        scale: longest and shortest side in pixels; the factor is the largest that keeps both.
+
+    Returns:
+        float32 [3, H, W]: RGB in 0 to 255 minus `MEAN`, divided by `DEVIATION`.
+    """
     longest, shortest = max(scale), min(scale)
     width, height = picture.size
     factor = min(longest / max(width, height), shortest / min(width, height))
@@ -169,7 +189,7 @@ def fitted(picture: Image.Image, scale: tuple[int, int] = SCALE) -> Tensor:
 
 
 def padded(pixels: Tensor) -> Tensor:
-    """Zeros right and below float32 [B, 3, H, W], to sides that are multiples of 32."""
+    """Fill pictures float32 [B, 3, H, W] up with zeros, right and below, to sides that are multiples of `DIVISOR`."""
     height, width = pixels.shape[-2:]
     return functional.pad(pixels, (0, -width % DIVISOR, 0, -height % DIVISOR))
 
@@ -206,7 +226,15 @@ def read_logits(
 
 
 def at_original_size(logits: Tensor, sizes: tuple[Sequence[int], Sequence[int], Sequence[int]]) -> Tensor:
-    """Mask logits [Q, h, w] to [Q, H, W]: up to the padded input, cut to the picture in it, then to its own size."""
+    """Bring mask logits up to the padded input, cut them to the picture in it, then bring them to its own size.
+
+    Args:
+        logits: float32 [Q, h, w].
+        sizes: as in `read_logits`; the last is [H, W].
+
+    Returns:
+        float32 [Q, H, W].
+    """
     whole, inside, original = (tuple(size) for size in sizes)
     if len(logits) == 0:
         return logits.new_zeros(0, *original)

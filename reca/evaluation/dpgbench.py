@@ -1,10 +1,10 @@
 """DPG-Bench (arXiv 2403.05135, github TencentQQGYLab/ELLA, Apache-2.0): 1,065 long prompts, questions with parents.
 
 Ours: a question counts when it and all its ancestors are answered yes; a picture's score is the mean over its
-    questions,
-an item's the mean over its pictures, DPG-Bench the mean over items times 100; category scores use the same counted
-answers of all pictures. The official script (`compute_dpg_bench.py`) never reads table row 0, zeroes in one pass in
-table order, takes category scores from the raw answers of the last cell, and leaves every file out on which it fails.
+questions, an item's the mean over its pictures, DPG-Bench the mean over items times 100; category scores use the same
+counted answers of all pictures. The official script (`compute_dpg_bench.py`) never reads table row 0, zeroes in one
+pass in table order, takes category scores from the raw answers of the last cell, and leaves every file out on which it
+fails.
 """
 
 import re
@@ -165,7 +165,12 @@ def read_answer(answer: str | None) -> float | None:
 
 
 def counted_answers(questions: Asked, answers: Mapping[int, str]) -> dict[int, float]:
-    """1 where a question and all its ancestors are answered yes, 0 elsewhere; every answer must be readable."""
+    """1 where a question and all its ancestors are answered yes, 0 elsewhere, by question.
+
+    Args:
+        questions: of one item; parents must be among them, and no question its own ancestor.
+        answers: by question; every one must be readable.
+    """
     parents = {q.id: tuple(p for p in q.parents if p) for q in questions}
 
     def holds(question: int) -> bool:

@@ -43,6 +43,12 @@ def save_gallery(
     """Write `gallery.json`; pictures that are missing or cannot be read are passed over.
 
     The items are chosen before that, so that two sides of one benchmark show the same ones.
+
+    Args:
+        bench: the items, of which at most `SHOWN` are chosen.
+        records: of any of their pictures.
+        pictures: of `find_pictures` on the same items.
+        folder: must exist.
     """
     first = {record.item: record for record in records if record.sample == 0}
     items = bench.items

@@ -7,7 +7,6 @@ drawn again. Those that the model refuses, because its numbers are not finite, s
 sources of one size.
 """
 
-import io
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,6 @@ import msgspec
 import torch
 from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
-from PIL import Image
 from torch import Tensor
 
 from reca.config import ExecutionConfig, SamplingConfig
@@ -32,6 +30,7 @@ from reca.evaluation.gedit import GEdit
 from reca.evaluation.geneval import Prompt
 from reca.evaluation.originals import as_tensor, copied, from_records, picture_sizes
 from reca.evaluation.picture_files import REFUSED, find_pictures, read_picture
+from reca.evaluation.pictures import png
 from reca.evaluation.records import BenchmarkError
 from reca.evaluation.refusals import require_some, tried
 from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
@@ -49,7 +48,16 @@ class Draws(Protocol):
     """The part of `reca.models.base.UnifiedModel` that is needed here; a torch module."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
-        """One picture per prompt: uint8 [B, 3, S, S]."""
+        """Draw one picture for each prompt.
+
+        Args:
+            prompts: B texts.
+            seeds: of the noise, one for each.
+            sampling: sampler settings.
+
+        Returns:
+            uint8 [B, 3, S, S], RGB.
+        """
         ...
 
 
@@ -86,7 +94,17 @@ class DrawReport:
 
 
 def picture_seed(benchmark: str, item: str, sample: int, seed: int = 0) -> int:
-    """Seed (63 bits) of one picture's noise: a function of these four, never of the batch or the worker."""
+    """Seed of one picture's noise: a function of these four, never of the batch or the worker.
+
+    Args:
+        benchmark: its published name.
+        item: key of the item.
+        sample: number of the sample among the item's, from 0; those of a grid count one by one.
+        seed: of the run.
+
+    Returns:
+        63 bits.
+    """
     text = json.dumps([benchmark, item, sample, seed]).encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 
@@ -224,7 +242,7 @@ class Painter:
         pictures = pixels.cpu() if samples == 1 else grids(pixels.cpu())
         refused = {row // samples: fault for row, fault in faults.items()}
         return [
-            (drawing.path, refused.get(number) or png_file(picture))
+            (drawing.path, refused.get(number) or png(picture, optimize=False))
             for number, (drawing, picture) in enumerate(zip(batch, pictures, strict=False))
         ]
 
@@ -244,13 +262,6 @@ def grids(pixels: Tensor) -> Tensor:
     return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
-def png_file(picture: Tensor) -> bytes:
-    """uint8 [3, H, W] to a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def side_files(benchmark: Benchmark[Any, Any]) -> Iterator[tuple[str, bytes]]:
     """Path and content of what the official scripts want beside the pictures: GenEval's prompt records."""
     for item in benchmark.items:
@@ -259,7 +270,17 @@ def side_files(benchmark: Benchmark[Any, Any]) -> Iterator[tuple[str, bytes]]:
 
 
 def keep_sources(files: AbstractFileSystem, root: str, folder: str, benchmark: GEdit, originals: str) -> str:
-    """Put the source pictures that are not there yet beside the edited ones; the folder that then holds all of them.
+    """Put the source pictures that are not there yet beside the edited ones.
+
+    Args:
+        files: file system of the folder of edited pictures.
+        root: path of that folder on it.
+        folder: the same folder as path or URL.
+        benchmark: whose sources.
+        originals: folder of the sources, or GEdit's parquet records that hold them; not looked at when none is missing.
+
+    Returns:
+        `folder`, which then holds all sources.
 
     Raises:
         BenchmarkError: naming the first source picture that is missing or unreadable.
@@ -273,7 +294,17 @@ def keep_sources(files: AbstractFileSystem, root: str, folder: str, benchmark: G
 
 
 def claim(files: AbstractFileSystem, root: str, benchmark: Benchmark[Any, Any], config: DrawingConfig) -> None:
-    """Write down what the folder is drawn with, or compare with what stands there."""
+    """Write down what the folder is drawn with, or compare with what stands there.
+
+    Args:
+        files: file system of the folder of pictures.
+        root: path of the folder on it.
+        benchmark: its name and edition.
+        config: noise seed, sampler settings and batch size.
+
+    Raises:
+        BenchmarkError: the pictures there were drawn with other settings.
+    """
     wanted = {"benchmark": benchmark.name, "edition": benchmark.edition, **asdict(config)}
     path = posixpath.join(root, SETTINGS)
     if not files.exists(path):

@@ -136,11 +136,19 @@ def read_prompts(lines: Iterable[str | bytes]) -> dict[int, Prompt]:
     return prompts
 
 
-def color_of(logits: Sequence[float], names: Sequence[str] = COLORS, official: bool = False) -> str | None:
-    """Colour word of the largest logit, the first on ties; None where one is NaN (officially the first NaN wins)."""
+def color_of(logits: Sequence[float], official: bool = False) -> str | None:
+    """Colour word of the largest logit, the first on ties.
+
+    Args:
+        logits: one for each of `COLORS`.
+        official: let the first NaN win, as the official script does.
+
+    Returns:
+        None where a logit is NaN, unless `official`.
+    """
     values = np.asarray(logits, dtype=np.float32)
     # numpy's argmax, like torch's, takes the first NaN for the largest.
-    return None if np.isnan(values).any() and not official else names[int(values.argmax())]
+    return None if np.isnan(values).any() and not official else COLORS[int(values.argmax())]
 
 
 def keep(detections: Sequence[Detection], tag: str, options: Options) -> dict[str, tuple[Detection, ...]]:
@@ -148,6 +156,11 @@ def keep(detections: Sequence[Detection], tag: str, options: Options) -> dict[st
 
     The order is the official script's: numpy's argsort of the class's float32 scores, reversed. So of two or three
     equal scores the last detection comes first; that sort is not stable, and the order of more is numpy's choice.
+
+    Args:
+        detections: of one picture.
+        tag: task of the prompt; counting has a threshold of its own.
+        options: thresholds.
     """
     least = np.float32(options.counting_threshold if tag == "counting" else options.threshold)
     classes: dict[str, list[Detection]] = {}
@@ -173,7 +186,12 @@ def relations(first: Detection, second: Detection, threshold: float = Options().
     """Relations of `first` to `second`: none when close, two on a diagonal.
 
     The offset o of the centres is shrunk on each axis by `threshold` times the summed sizes, to r; the direction is r
-    divided by the norm of the *unshrunk* o, and an axis counts when it exceeds 0.5.
+    divided by the norm of the *unshrunk* o, and an axis counts when it exceeds `LEAST_DIRECTION`.
+
+    Args:
+        first: its box is placed.
+        second: its box is what the place is relative to.
+        threshold: share of the summed sizes.
     """
     a, b = (np.asarray(item.box, dtype=np.float32).reshape(2, 2) for item in (first, second))
     offset: NDArray[np.float32] = a.mean(axis=0) - b.mean(axis=0)

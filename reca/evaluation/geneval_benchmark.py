@@ -109,7 +109,13 @@ class GenEval(Benchmark[Prompt, Seen]):
 
 
 def official_verdict(prompt: Prompt, seen: Sequence[Sighting], options: Options) -> Verdict:
-    """What `evaluate_images.py` decides about the same sightings."""
+    """What `evaluate_images.py` decides about the same sightings.
+
+    Args:
+        prompt: what was asked.
+        seen: everything that the detector saw.
+        options: thresholds.
+    """
     return judge(prompt, detections(seen, official=True), options, official=True)
 
 

@@ -13,9 +13,6 @@ from reca.evaluation.geneval import Detection, Options, Prompt, keep
 from reca.evaluation.geneval_benchmark import Seen, Sighting
 from reca.evaluation.records import BenchmarkError
 
-DETECTOR = "facebook/mask2former-swin-small-coco-instance"
-CLIP = "openai/clip-vit-large-patch14"
-
 NOT_A_NUMBER = Sighting("nothing", (0.0, 0.0, 0.0, 0.0), float("nan"))
 """What stands in a record for a picture whose logits are not finite; the rules refuse it."""
 
@@ -39,8 +36,8 @@ class GenEvalJudge:
     @classmethod
     def load(
         cls,
-        detector: str = DETECTOR,
-        clip: str = CLIP,
+        detector: str,
+        clip: str,
         device: str = "cpu",
         names: str = "",
         scale: tuple[int, int] = SCALE,
@@ -69,6 +66,13 @@ class GenEvalJudge:
     def see(self, asked: Sequence[Prompt], pictures: Sequence[Image.Image]) -> list[Seen]:
         """Sightings of each picture, best first. Colours are read where the rules look: the `count` most confident
         objects of each class that a prompt wants in a colour.
+
+        Args:
+            asked: prompt of each picture.
+            pictures: of any size and mode.
+
+        Returns:
+            One entry for each picture; `NOT_A_NUMBER` alone where the detector's logits are not finite.
         """
         found = self.detector(pictures)
         rows = [self._sightings(item) for item in found]
@@ -95,7 +99,13 @@ class GenEvalJudge:
 
 
 def to_color(prompt: Prompt, seen: Sequence[Sighting], options: Options) -> set[int]:
-    """Numbers of the sightings whose colour the rules ask for."""
+    """Numbers of the sightings whose colour the rules ask for.
+
+    Args:
+        prompt: what is asked of the picture.
+        seen: everything that the detector saw in it.
+        options: thresholds of the rules.
+    """
     candidates = [Detection(s.name, s.box, s.score) for s in seen]
     numbers = {id(candidate): number for number, candidate in enumerate(candidates)}
     kept = keep(candidates, prompt.tag, options)

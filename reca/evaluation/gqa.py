@@ -27,13 +27,24 @@ GQARecord = Record[Asked, Answers]
 
 
 class GQATypes(msgspec.Struct, frozen=True):
-    """Types of a question; only the structural one is used."""
+    """Types of a question; only the structural one is used.
+
+    Attributes:
+        structural: one of `TYPES`.
+    """
 
     structural: str
 
 
 class GQARow(msgspec.Struct, frozen=True):
-    """One entry of a question file."""
+    """One entry of a question file.
+
+    Attributes:
+        image: `imageId` in the file; the picture is `<imageId>.jpg`.
+        question: what is asked.
+        answer: one or two words.
+        types: of the question.
+    """
 
     image: str = msgspec.field(name="imageId")
     question: str

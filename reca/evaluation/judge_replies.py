@@ -1,13 +1,12 @@
 """Replies of a judge, kept as small files named by the digest of what was asked, in a folder behind fsspec."""
 
-import os
-import uuid
 from typing import cast
 
 import msgspec
 from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
+
+from reca.evaluation.files import put
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -46,15 +45,7 @@ class ReplyCache:
 
     def put(self, digest: str, reply: Reply) -> None:
         """Keep a reply; a reader never sees half of it."""
-        path = self._path(digest)
-        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        if not isinstance(self._files, LocalFileSystem):
-            # Object stores show a file when its last byte is there.
-            self._files.pipe_file(path, msgspec.json.encode(reply))
-            return
-        unfinished = f"{path}.{uuid.uuid4().hex}"
-        self._files.pipe_file(unfinished, msgspec.json.encode(reply))
-        os.replace(unfinished, path)
+        put(self._files, self._path(digest), msgspec.json.encode(reply))
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}.json"

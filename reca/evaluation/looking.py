@@ -36,13 +36,27 @@ class Judge(Protocol[A_contra, S_co]):
     """Looks at pictures."""
 
     def see(self, asked: Sequence[A_contra], pictures: Sequence[Image.Image]) -> Sequence[S_co | Refusal]:
-        """What is seen in each picture, given what was asked of it, or that the judge refuses it."""
+        """Look at pictures.
+
+        Args:
+            asked: what is asked of each.
+            pictures: RGB, of any size.
+
+        Returns:
+            What is seen in each, or that the judge refuses it.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Sample(Generic[A]):
-    """One picture to look at."""
+    """One picture to look at.
+
+    Attributes:
+        item: what it belongs to.
+        number: of the picture among the item's, from 0.
+        url: path or fsspec URL.
+    """
 
     item: Item[A]
     number: int

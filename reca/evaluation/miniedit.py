@@ -114,7 +114,13 @@ def evaluate(
 
 
 def judge(index: int, edit: Edit, detections: Sequence[Detection]) -> MiniEditRecord:
-    """Decide about one edit by the detections above MiniGenEval's threshold."""
+    """Decide about one edit by the detections above MiniGenEval's threshold.
+
+    Args:
+        index: number of the held-out edit.
+        edit: what was asked.
+        detections: what the scorer saw in the result.
+    """
     seen = [d for d in detections if d.score > OPTIONS.threshold]
     others = tuple(item for item in edit.source.objects if item is not edit.changed)
     undone = _not_done(edit, seen)
@@ -145,7 +151,13 @@ def _is(item: SceneObject, seen: Detection) -> bool:
 
 
 def summarize(records: Sequence[MiniEditRecord], config: EditConfig, scorer: str) -> MiniEditResult:
-    """Totals and intervals from the records alone."""
+    """Totals and intervals from the records alone.
+
+    Args:
+        records: in any order.
+        config: resamples; noise seed and sampler settings are noted down.
+        scorer: digest of its weights.
+    """
     return MiniEditResult(
         benchmark=BENCHMARK,
         scores={measure: estimates(by_kind(records, measure), config.bootstrap) for measure in MEASURES},
@@ -168,6 +180,11 @@ def by_kind(records: Sequence[MiniEditRecord], measure: str) -> dict[str, list[f
 def compare(before: MiniEditResult, after: MiniEditResult, resamples: int = 2000) -> dict[str, dict[str, Estimate]]:
     """Paired differences after - before, by measure, `overall` and kinds.
 
+    Args:
+        before: one model.
+        after: the other.
+        resamples: bootstrap resamples.
+
     Raises:
         BenchmarkError: when edits, noise, scorer or edition differ.
     """
@@ -176,7 +193,13 @@ def compare(before: MiniEditResult, after: MiniEditResult, resamples: int = 2000
 
 
 def save(result: MiniEditResult, images: Tensor, folder: Path) -> None:
-    """Write totals (JSON), records (JSON lines) and pictures (parquet: source, edited and wanted as PNG bytes)."""
+    """Write totals (JSON), records (JSON lines) and pictures (parquet, PNG bytes: `source`, `edited`, `target`).
+
+    Args:
+        result: its records are in the order of the held-out edits.
+        images: the edited pictures, uint8 [N, 3, S, S], in that order.
+        folder: made when missing.
+    """
     save_result(result, folder, NAME)
     edits = held_out_edits(len(images))
     sides = {

@@ -17,7 +17,7 @@ from fsspec.spec import AbstractFileSystem
 
 from reca.evaluation.benchmark import Benchmark, Figures, Values
 from reca.evaluation.files import put
-from reca.evaluation.mmmu_rules import official_letter, official_open, strict_letter
+from reca.evaluation.mmmu_rules import letters_of, official_letter, official_open, strict_letter
 from reca.evaluation.picture_questions import Answers, PictureQuestion
 from reca.evaluation.records import BenchmarkError, Item, Record
 from reca.evaluation.statistics import OVERALL
@@ -73,7 +73,15 @@ MMMURecord = Record[Asked, Answers]
 
 
 class MMMURow(msgspec.Struct, frozen=True):
-    """One row of a parquet file, without its pictures."""
+    """One row of a parquet file, without its pictures.
+
+    Attributes:
+        id: unique in the data set.
+        question: with `<image N>` where a picture belongs.
+        options: a Python list of texts, written as text; `[]` for an open question.
+        answer: letter of an option, a text, or a list of texts, written as text.
+        question_type: `CHOICE` or one of `OPEN`.
+    """
 
     id: str
     question: str
@@ -238,7 +246,7 @@ def _item(row: MMMURow, subject: str, where: str) -> Item[Asked]:
     options = texts_of(row.options)
     if options is None:
         raise BenchmarkError(f"{where}: options are not a list: {row.options}; get {SOURCE}")
-    letters = [chr(ord("A") + place) for place in range(len(options))]
+    letters = letters_of(options)
     if row.question_type == CHOICE:
         if row.answer not in letters:
             raise BenchmarkError(

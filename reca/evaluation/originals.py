@@ -47,7 +47,7 @@ def _size(url: str) -> tuple[int, int]:
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
-    """An RGB picture as uint8 [3, H, W]."""
+    """Pixels of an RGB picture, uint8 [3, H, W]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 

@@ -72,7 +72,7 @@ def answers(case: Case) -> list[Answer]:
     """Our answers and the official ones.
 
     Raises:
-        CaseError: for a case of an unknown kind, or with an unknown option.
+        CaseError: for a case of an unknown kind, with an unknown option, or with colours in another order.
     """
     return _handler(case)(case)
 
@@ -96,7 +96,11 @@ def _handler(case: Case) -> Callable[[Case], list[Answer]]:
 
 
 def geneval_images(case: Case) -> list[Answer]:
-    """Verdict, reasons and kept boxes of each picture; boxes to 1e-3, as the case files are rounded."""
+    """Verdict, reasons and kept boxes of each picture; boxes to 1e-3, as the case files are rounded.
+
+    Raises:
+        CaseError: for an unknown option, or colours in another order.
+    """
     chosen = cast("Mapping[str, Any]", case.get("options", {}))
     if unknown := set(chosen) - set(OPTION_NAMES):
         raise CaseError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTION_NAMES)}")

@@ -17,6 +17,9 @@ from reca.evaluation.records import BenchmarkError, Item
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
+SOURCE_ENDING = "_SRCIMG.png"
+"""GEdit keeps the pictures that are edited under this ending, beside the edited ones."""
+
 REFUSED = "refused.json"
 """Beside the pictures: why a model could not draw those that are missing, by path."""
 
@@ -42,29 +45,13 @@ class Pictures:
     extra: tuple[str, ...]
     refused: dict[str, str] = field(default_factory=dict[str, str])
 
-    def require_complete(self) -> None:
-        """Refuse a folder with missing or extra pictures.
 
-        Raises:
-            BenchmarkError: with their numbers and an example of each.
-        """
-        faults: list[str] = []
-        if self.missing:
-            faults.append(f"{len(self.missing)} pictures are missing, such as {self.missing[0]}")
-        if self.extra:
-            faults.append(f"{len(self.extra)} pictures belong to no item, such as {self.extra[0]}")
-        if faults:
-            total = len(self.found) + len(self.missing)
-            raise BenchmarkError(f"{self.folder}: of {total} expected pictures, {'; '.join(faults)}")
-
-
-def find_pictures(folder: str, items: Sequence[Item[Any]], ignore: str = "_SRCIMG.png") -> Pictures:
+def find_pictures(folder: str, items: Sequence[Item[Any]]) -> Pictures:
     """List a folder (path or fsspec URL) in the published layout.
 
     Args:
         folder: holds the pictures under the paths that the items expect.
         items: of a benchmark.
-        ignore: ending of pictures that are no answers (GEdit keeps its sources beside them).
 
     Raises:
         BenchmarkError: when there is no such folder, or its `refused.json` cannot be read.
@@ -75,7 +62,7 @@ def find_pictures(folder: str, items: Sequence[Item[Any]], ignore: str = "_SRCIM
         raise BenchmarkError(f"{folder}: no such folder; give the folder that holds the generated pictures")
     there = {cast("str", path)[len(root) + 1 :] for path in files.find(root)}
     expected = {path: (item.key, sample) for item in items for sample, path in enumerate(item.pictures)}
-    pictures = {path for path in there if path.lower().endswith(SUFFIXES) and not path.endswith(ignore)}
+    pictures = {path for path in there if path.lower().endswith(SUFFIXES) and not path.endswith(SOURCE_ENDING)}
     missing = tuple(path for path in expected if path not in there)
     refused = _reasons(files, f"{root}/{REFUSED}") if REFUSED in there else {}
     return Pictures(
@@ -117,6 +104,9 @@ def require_sources(folder: str, items: Sequence[Item[Any]], advice: str) -> Non
 def read_picture(url: str) -> Image.Image:
     """Decode a picture completely, as RGB; see `decoded`.
 
+    Args:
+        url: path or fsspec URL.
+
     Raises:
         BenchmarkError: naming the file, when it is missing, empty, cut or no picture.
     """
@@ -148,7 +138,12 @@ def read_grid(url: str, side: int) -> Image.Image:
 
 
 def cells_of(picture: Image.Image, side: int) -> tuple[Image.Image, ...]:
-    """The four samples of a grid: top left, top right, bottom left, bottom right."""
+    """The four samples of a grid: top left, top right, bottom left, bottom right.
+
+    Args:
+        picture: of 2 x 2 samples.
+        side: of a sample, in pixels.
+    """
     corners = [(left, top) for top in (0, side) for left in (0, side)]
     return tuple(picture.crop((left, top, left + side, top + side)) for left, top in corners)
 
@@ -156,8 +151,12 @@ def cells_of(picture: Image.Image, side: int) -> tuple[Image.Image, ...]:
 def decoded(data: bytes, where: str) -> Image.Image:
     """An encoded picture as RGB: colours under transparency as they are stored, 16 bits by their upper eight.
 
+    Args:
+        data: an encoded picture of at most `MAX_PIXELS` pixels.
+        where: it is from, for the message.
+
     Raises:
-        BenchmarkError: naming `where` it is from, when it is empty, cut, far too large or no picture.
+        BenchmarkError: naming `where`, when it is empty, cut, too large or no picture.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:

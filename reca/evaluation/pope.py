@@ -28,7 +28,14 @@ POPERecord = Record[Asked, Answers]
 
 
 class POPERow(msgspec.Struct, frozen=True):
-    """One line of a question file."""
+    """One line of a question file.
+
+    Attributes:
+        question_id: unique in the file.
+        image: file name of the picture.
+        text: what is asked.
+        label: `yes` or `no`.
+    """
 
     question_id: int
     image: str

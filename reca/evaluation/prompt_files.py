@@ -14,12 +14,12 @@ from reca.evaluation import gedit, imgedit, wise, wise_editions
 from reca.evaluation.dpgbench import DPGBench, Question, question_of
 from reca.evaluation.geneval import GenEvalError, read_prompts
 from reca.evaluation.geneval_benchmark import GenEval
+from reca.evaluation.picture_files import SOURCE_ENDING
 from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.tables import read_csv, read_entries, read_records, read_text, some, unique
 
 GENEVAL_SOURCE = "prompts/evaluation_metadata.jsonl of github djghosh13/geneval"
 DPG_SOURCE = "dpg_bench/dpg_bench.csv of github TencentQQGYLab/ELLA"
-DPG_PROMPTS_SOURCE = "one JSON line (item_id, text) for each file of dpg_bench/prompts of github TencentQQGYLab/ELLA"
 IMGEDIT_SOURCE = "Benchmark/Basic of github PKU-YuanGroup/ImgEdit"
 UGE_SOURCE = "Benchmark/UGE/uge_edit.json of github PKU-YuanGroup/ImgEdit"
 GEDIT_SOURCE = "the data set stepfun-ai/GEdit-Bench on the Hugging Face hub (hf://datasets/stepfun-ai/GEdit-Bench/...)"
@@ -31,15 +31,14 @@ LONGEST_SHORT, PHOTO = 40, "a photo of"
 DPG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 
 
-class DPGPromptRow(msgspec.Struct, frozen=True):
-    """One line of a DPG-Bench prompt file."""
-
-    item_id: str
-    text: str
-
-
 class EditRow(msgspec.Struct, frozen=True):
-    """One entry of an ImgEdit file; `edit_type` is absent in UGE."""
+    """One entry of an ImgEdit file.
+
+    Attributes:
+        id: path of the source picture.
+        prompt: instruction.
+        edit_type: one of `imgedit.TYPES`; absent in UGE.
+    """
 
     id: str
     prompt: str
@@ -47,7 +46,15 @@ class EditRow(msgspec.Struct, frozen=True):
 
 
 class GEditRow(msgspec.Struct, frozen=True):
-    """The fields of a GEdit record that the rules need."""
+    """The fields of a GEdit record that the rules need.
+
+    Attributes:
+        key: unique among those of one language.
+        task_type: one of `gedit.TYPES`.
+        instruction: what to change.
+        instruction_language: one of `gedit.LANGUAGES`.
+        intersection: `Intersection_exist` in the file.
+    """
 
     key: str
     task_type: str
@@ -57,7 +64,14 @@ class GEditRow(msgspec.Struct, frozen=True):
 
 
 class WiseRow(msgspec.Struct, frozen=True):
-    """One entry of a WISE file."""
+    """One entry of a WISE file.
+
+    Attributes:
+        prompt_id: 1 to 1000.
+        prompt: `Prompt` in the file.
+        explanation: `Explanation` in the file.
+        category: `Category` in the file; empty where there is none.
+    """
 
     prompt_id: int
     prompt: str = msgspec.field(name="Prompt")
@@ -115,17 +129,16 @@ def _check_length(url: str, prompts: Sequence[str], long_prompts: bool) -> None:
         )
 
 
-def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str | None = None) -> DPGBench:
+def read_dpgbench(url: str, samples: int = 4, grid: bool = False) -> DPGBench:
     """DPG-Bench's question table (CSV), all rows.
 
     Args:
         url: `dpg_bench.csv`, or a table of the same columns.
         samples: pictures for each item, as files `<item>_<number>.png` (RecA's layout).
         grid: one file `<item>.png` for each item instead, its samples as a 2 x 2 grid (ELLA's layout).
-        prompts: JSON lines with `item_id` and `text`; given, the table must hold exactly these items.
 
     Raises:
-        BenchmarkError: when a file is missing, lacks a column, holds a question twice, or names a parent that is not
+        BenchmarkError: when the file is missing, lacks a column, holds a question twice, or names a parent that is not
             there or that depends on its own child.
     """
     tables: dict[str, list[Question]] = {}
@@ -138,8 +151,7 @@ def read_dpgbench(url: str, samples: int = 4, grid: bool = False, prompts: str |
         texts.setdefault(row["item_id"], row["text"])
     for key, questions in tables.items():
         _check_questions(url, key, questions)
-    if prompts is not None:
-        _same_items(url, texts, prompts)
+
     names = {
         key: (f"{key}.png",) if grid else tuple(f"{key}_{sample}.png" for sample in range(samples)) for key in tables
     }
@@ -175,7 +187,10 @@ def read_imgedit(edits: str, judge_prompts: str) -> imgedit.ImgEdit:
 
 
 def read_imgedit_uge(edits: str) -> imgedit.ImgEditUGE:
-    """ImgEdit's hard suite, `uge_edit.json`; its judge is asked for one score.
+    """ImgEdit's hard suite; its judge is asked for one score.
+
+    Args:
+        edits: `uge_edit.json`.
 
     Raises:
         BenchmarkError: when the file is missing or malformed, or a key stands twice.
@@ -215,7 +230,9 @@ def read_gedit(urls: Sequence[str], language: str) -> gedit.GEdit:
         folder = f"fullset/{row.task_type}/{language}"
         edit = gedit.Edit(row.instruction, row.task_type, language, row.intersection)
         pictures = (f"{folder}/{row.key}.png",)
-        items.append(Item(row.key, row.task_type, row.instruction, edit, pictures, f"{folder}/{row.key}_SRCIMG.png"))
+        items.append(
+            Item(row.key, row.task_type, row.instruction, edit, pictures, f"{folder}/{row.key}{SOURCE_ENDING}")
+        )
     return gedit.GEdit(some(f"{', '.join(urls)}, language '{language}'", items, GEDIT_SOURCE), language)
 
 
@@ -234,7 +251,7 @@ def read_wise(urls: Sequence[str], rewritten: bool = False) -> wise.Wise:
 
 
 def read_wise_verified(urls: Sequence[str]) -> wise.WiseVerified:
-    """The verified edition of WISE; errors as `read_wise`."""
+    """The verified edition of WISE; files and errors as of `read_wise`."""
     return wise.WiseVerified(_wise_items(urls, "verified"))
 
 
@@ -272,14 +289,3 @@ def _check_questions(url: str, key: str, questions: Sequence[Question]) -> None:
         if not ready:
             raise BenchmarkError(f"{where}: questions {open_ids} depend on each other in a circle; get {DPG_SOURCE}")
         settled.update(ready)
-
-
-def _same_items(url: str, texts: Mapping[str, str], prompts: str) -> None:
-    rows = read_records(prompts, DPGPromptRow, DPG_PROMPTS_SOURCE)
-    unique([row.item_id for _, row in rows], [f"{place} (item_id '{row.item_id}')" for place, row in rows])
-    expected = {row.item_id for _, row in rows}
-    if odd := sorted(expected ^ set(texts)):
-        raise BenchmarkError(
-            f"{url} and {prompts} do not hold the same items: {len(expected - set(texts))} lack questions, "
-            f"{len(set(texts) - expected)} are not asked, such as '{odd[0]}'; get {DPG_SOURCE}"
-        )

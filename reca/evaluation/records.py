@@ -60,7 +60,12 @@ class Record(msgspec.Struct, Generic[A, S], frozen=True):
 
 
 def save_records(records: Iterable[Record[Any, Any]], url: str) -> None:
-    """Write records as JSON lines; a float that is not a number is written as `NaN`, as Python's json does."""
+    """Write records as JSON lines; a float that is not a number is written as `NaN`, as Python's json does.
+
+    Args:
+        records: in the order in which they are written.
+        url: path or fsspec URL of the file.
+    """
     with fsspec.open(url, "wt", encoding="utf-8") as opened:
         stream = cast("TextIO", opened)
         for record in records:
@@ -69,6 +74,11 @@ def save_records(records: Iterable[Record[Any, Any]], url: str) -> None:
 
 def load_records(url: str, asked: type[A], seen: type[S]) -> list[Record[A, S]]:
     """Read records that `save_records` wrote.
+
+    Args:
+        url: path or fsspec URL of the file.
+        asked: class of what was asked.
+        seen: class of what was seen.
 
     Raises:
         BenchmarkError: naming file and line, when it is missing or malformed.

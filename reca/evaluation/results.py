@@ -46,7 +46,13 @@ R = TypeVar("R", bound=Result)
 
 
 def save_result(result: Result, folder: Path, name: str) -> None:
-    """Write totals (`NAME.json`) and records (`NAME.jsonl`)."""
+    """Write totals (`NAME.json`) and records (`NAME.jsonl`).
+
+    Args:
+        result: its records go into a file of their own.
+        folder: made when missing.
+        name: of both files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     totals = msgspec.structs.replace(result, records=())
     (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(totals), indent=1))
@@ -75,6 +81,11 @@ def load_result(folder: Path, name: str, kind: type[R], asked: type[Any]) -> R:
 
 def require_alike(before: Result, after: Result, settings: Sequence[str]) -> None:
     """Refuse to compare results of other settings, or of other pictures.
+
+    Args:
+        before: one side.
+        after: the other.
+        settings: names of the fields that must be equal; the records' items and what they ask must be in any case.
 
     Raises:
         BenchmarkError: naming what differs.

@@ -19,6 +19,9 @@ Samples = Mapping[str, Mapping[str, Sequence[float]]]
 OVERALL = "overall"
 """Key of the mean of the group means."""
 
+SEED = 0
+"""Of the resampling, so that the same scores have the same interval."""
+
 LEVEL = (2.5, 97.5)
 """Percentiles of the 95 % interval."""
 
@@ -38,36 +41,35 @@ class Estimate(msgspec.Struct, frozen=True):
     high: float
     prompts: int
 
-    @property
-    def above_zero(self) -> bool:
-        """Whether the whole interval lies above 0 (meant for differences)."""
-        return self.low > 0
-
 
 class StatisticsError(ValueError):
     """Scores that cannot be compared or resampled."""
 
 
-def estimates(scores: Scores, resamples: int = 2000, seed: int = 0) -> dict[str, Estimate]:
+def estimates(scores: Scores, resamples: int = 2000) -> dict[str, Estimate]:
     """Mean and 95 % interval of every group and of `overall`, the plain mean of the groups.
 
     Args:
         scores: values by group; every group needs at least one.
         resamples: bootstrap resamples.
-        seed: seed of the resampling.
 
     Raises:
-        StatisticsError: naming the group, when it is empty or holds a value that is not finite.
+        StatisticsError: there is no group; or naming the group, when it is empty or holds a value that is not finite.
     """
     one_each = {group: {str(i): [value] for i, value in enumerate(column)} for group, column in scores.items()}
-    return clustered(one_each, resamples, seed)
+    return clustered(one_each, resamples)
 
 
-def differences(before: Scores, after: Scores, resamples: int = 2000, seed: int = 0) -> dict[str, Estimate]:
+def differences(before: Scores, after: Scores, resamples: int = 2000) -> dict[str, Estimate]:
     """Paired difference `after - before` of every group and of `overall`: prompts are resampled in pairs.
 
+    Args:
+        before: values by group.
+        after: of the same prompts, in the same order.
+        resamples: bootstrap resamples.
+
     Raises:
-        StatisticsError: when the two do not hold the same groups with the same number of prompts.
+        StatisticsError: when the two do not hold the same groups with the same number of prompts, or as of `estimates`.
     """
     sizes = tuple({group: len(column) for group, column in scores.items()} for scores in (before, after))
     if sizes[0] != sizes[1]:
@@ -75,11 +77,11 @@ def differences(before: Scores, after: Scores, resamples: int = 2000, seed: int 
             f"not the same prompts before and after: {sizes[0]} and {sizes[1]}; score both on one set"
         )
     paired = {group: (np.asarray(after[group], float) - np.asarray(before[group], float)).tolist() for group in before}
-    return estimates(paired, resamples, seed)
+    return estimates(paired, resamples)
 
 
 def clustered(
-    samples: Samples, resamples: int = 2000, seed: int = 0, weights: Mapping[str, float] | None = None
+    samples: Samples, resamples: int = 2000, weights: Mapping[str, float] | None = None
 ) -> dict[str, Estimate]:
     """Mean over pictures and 95 % interval of every group and of `overall`, when prompts have several pictures.
 
@@ -89,14 +91,13 @@ def clustered(
     Args:
         samples: values by group and prompt; every group needs at least one prompt, every prompt one picture.
         resamples: bootstrap resamples.
-        seed: seed of the resampling.
         weights: of the groups in `overall`; None weighs them alike.
 
     Raises:
-        StatisticsError: naming the group, when it is empty or holds a value that is not finite.
+        StatisticsError: there is no group; or naming the group, when it is empty or holds a value that is not finite.
     """
     columns = _columns(samples)
-    drawn = _resample(columns, resamples, seed)
+    drawn = _resample(columns, resamples)
     points = {group: float(sums.sum() / counts.sum()) for group, (sums, counts) in columns.items()}
     return _table(points, drawn, {group: len(prompts) for group, prompts in samples.items()}, weights)
 
@@ -105,13 +106,18 @@ def clustered_differences(
     before: Samples,
     after: Samples,
     resamples: int = 2000,
-    seed: int = 0,
     weights: Mapping[str, float] | None = None,
 ) -> dict[str, Estimate]:
     """Paired difference `after - before` of every group and of `overall`: both sides draw the same prompts.
 
+    Args:
+        before: values by group and prompt.
+        after: of the same prompts, in any order.
+        resamples: bootstrap resamples.
+        weights: of the groups in `overall`; None weighs them alike.
+
     Raises:
-        StatisticsError: when the two do not hold the same prompts in every group.
+        StatisticsError: when the two do not hold the same prompts in every group, or as of `clustered`.
     """
     for group in {**before, **after}:
         ours, theirs = set(before.get(group, ())), set(after.get(group, ()))
@@ -123,7 +129,7 @@ def clustered_differences(
             )
     ordered = {group: {prompt: after[group][prompt] for prompt in prompts} for group, prompts in before.items()}
     sides = _columns(before), _columns(ordered)
-    old, new = (_resample(side, resamples, seed) for side in sides)
+    old, new = (_resample(side, resamples) for side in sides)
     points = {
         group: float(sides[1][group][0].sum() / sides[1][group][1].sum() - sums.sum() / counts.sum())
         for group, (sums, counts) in sides[0].items()
@@ -138,22 +144,23 @@ Column = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 def _columns(samples: Samples) -> dict[str, Column]:
     if not samples:
-        raise StatisticsError("no tasks to estimate; judge at least one picture")
+        raise StatisticsError("no groups to estimate; judge at least one picture")
     columns: dict[str, Column] = {}
     for group, prompts in samples.items():
         sums = np.array([sum(values) for values in prompts.values()], dtype=np.float64)
         counts = np.array([len(values) for values in prompts.values()], dtype=np.float64)
         if sums.size == 0 or not counts.all() or not np.isfinite(sums).all():
             raise StatisticsError(
-                f"task {group} is empty or holds a value that is not finite; leave unscored pictures out and count them"
+                f"group {group} is empty or holds a value that is not finite; leave unscored pictures out, and count "
+                "them"
             )
         columns[group] = sums, counts
     return columns
 
 
-def _resample(columns: Mapping[str, Column], resamples: int, seed: int) -> dict[str, NDArray[np.float64]]:
+def _resample(columns: Mapping[str, Column], resamples: int) -> dict[str, NDArray[np.float64]]:
     """Means of each group: float64 [resamples]."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     means: dict[str, NDArray[np.float64]] = {}
     for group, (sums, counts) in columns.items():
         # All resamples of a group at once: [resamples, prompts] indices, 1.6 MB for 2,000 x 100.

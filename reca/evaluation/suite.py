@@ -23,7 +23,13 @@ UNDERSTANDING, RECONSTRUCTION, REDRAWN = "understanding.json", "reconstruction.j
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """All scores of one model."""
+    """All scores of one model.
+
+    Attributes:
+        minigeneval: what it draws.
+        understanding: what it answers.
+        reconstruction: what it redraws.
+    """
 
     minigeneval: MiniGenEvalResult
     understanding: UnderstandingResult
@@ -90,7 +96,8 @@ def load_all(folder: Path) -> Evaluation:
     """Read a folder of scores with all records.
 
     Raises:
-        EvaluationError: naming the folder, when a file is missing or malformed.
+        EvaluationError: naming the folder, when a file of understanding or reconstruction is missing or malformed.
+        BenchmarkError: likewise of MiniGenEval.
     """
     try:
         answers = msgspec.json.decode((folder / UNDERSTANDING).read_bytes(), type=UnderstandingResult)
@@ -101,7 +108,7 @@ def load_all(folder: Path) -> Evaluation:
 
 
 def load_reconstructions(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Originals and reconstructions of a folder of scores: uint8 [N, 3, S, S] each."""
+    """Originals and reconstructions of a folder of scores, uint8 [N, 3, S, S] each; black where the model refused."""
     table = pq.read_table(folder / REDRAWN)
     originals, drawn = (np.stack([unpng(p) for p in table[n].to_pylist()]) for n in ("original", "reconstruction"))
     return originals, drawn

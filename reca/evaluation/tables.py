@@ -47,7 +47,16 @@ def read_text(url: str, source: str) -> str:
 
 
 def read_csv(url: str, columns: Sequence[str], source: str) -> list[dict[str, str]]:
-    """Rows of a CSV file. Raises BenchmarkError when it lacks one of the columns, or a row a cell of them."""
+    """Rows of a CSV file: cells by column.
+
+    Args:
+        url: path or fsspec URL.
+        columns: those that must be there, with a cell in every row.
+        source: where to get the right file.
+
+    Raises:
+        BenchmarkError: when it cannot be read, lacks one of the columns, or a row a cell of them.
+    """
     reader = csv.DictReader(io.StringIO(read_text(url, source), newline=""))
     try:
         found = reader.fieldnames or []
@@ -63,6 +72,11 @@ def read_csv(url: str, columns: Sequence[str], source: str) -> list[dict[str, st
 
 def read_records(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
     """Rows of a parquet, CSV, JSON-lines or JSON file, by its suffix; the last for any other.
+
+    Args:
+        url: path or fsspec URL.
+        kind: msgspec class of a row; columns that it does not know are left out.
+        source: where to get the right file.
 
     Returns:
         Each row with its place: the file and a line, or a row counted from 1 without the heading.
@@ -86,7 +100,16 @@ def read_records(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
 
 
 def read_lines(url: str, kind: type[T], source: str) -> list[tuple[str, T]]:
-    """The entries of a file of JSON lines, each with its place. Raises BenchmarkError naming line and field."""
+    """The entries of a file of JSON lines, each with its place: the file and a line, counted from 1.
+
+    Args:
+        url: path or fsspec URL.
+        kind: class of an entry.
+        source: where to get the right file.
+
+    Raises:
+        BenchmarkError: naming line and field, when it cannot be read so.
+    """
     # Not splitlines: that also splits at line separators inside a text.
     lines = enumerate(read_text(url, source).split("\n"), start=1)
     placed = [(f"{url}, line {number}", line) for number, line in lines if line.strip()]
@@ -120,7 +143,16 @@ def _require(url: str, columns: Sequence[str], found: Sequence[str], source: str
 
 
 def read_entries(url: str, kind: type[T], source: str) -> dict[str, T]:
-    """A JSON object of entries by key; JSON itself lets a key stand twice and keeps the last."""
+    """A JSON object of entries by key; JSON itself lets a key stand twice and keeps the last.
+
+    Args:
+        url: path or fsspec URL.
+        kind: class of an entry.
+        source: where to get the right file.
+
+    Raises:
+        BenchmarkError: naming key and field, when it cannot be read so or a key stands twice.
+    """
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         unique([key for key, _ in pairs], [f"{url}: key '{key}'" for key, _ in pairs])
@@ -135,7 +167,17 @@ def read_entries(url: str, kind: type[T], source: str) -> dict[str, T]:
 
 
 def decode(text: str, kind: type[T], where: str, source: str) -> T:
-    """Typed JSON. Raises BenchmarkError naming the place and the field."""
+    """Typed JSON.
+
+    Args:
+        text: JSON.
+        kind: class of what it holds.
+        where: it is from, for the message.
+        source: where to get the right file.
+
+    Raises:
+        BenchmarkError: naming the place and the field, when it holds something else.
+    """
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
@@ -168,7 +210,16 @@ def _opened(url: str, source: str) -> Generator[io.BufferedReader]:
 
 
 def some(where: str, items: Sequence[Item[A]], source: str) -> tuple[Item[A], ...]:
-    """The items, of which there must be one, each with a text. Raises BenchmarkError where that is not so."""
+    """The items, of which there must be one, each with a text.
+
+    Args:
+        where: they are from, for the message.
+        items: read from there.
+        source: where to get the right file.
+
+    Raises:
+        BenchmarkError: there is none, or the text of one is empty.
+    """
     if not items:
         raise BenchmarkError(f"{where}: holds no item; get {source}")
     if silent := [item.key for item in items if not item.prompt.strip()]:
@@ -177,7 +228,15 @@ def some(where: str, items: Sequence[Item[A]], source: str) -> tuple[Item[A], ..
 
 
 def unique(values: Iterable[object], places: Sequence[str]) -> None:
-    """Refuse a value that stands twice. Raises BenchmarkError with both places."""
+    """Refuse a value that stands twice.
+
+    Args:
+        values: hashable.
+        places: of each, for the message.
+
+    Raises:
+        BenchmarkError: naming both places.
+    """
     first: dict[object, str] = {}
     for value, place in zip(values, places, strict=True):
         if value in first:

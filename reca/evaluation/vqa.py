@@ -40,10 +40,16 @@ class YesNoJudge:
 
     @classmethod
     def load(cls, place: str, device: str = "cpu", batch_size: int = 16, cell: int = 0) -> Self:
-        """Read a model and its processor: a folder or a hub id.
+        """Read a model and its processor.
+
+        Args:
+            place: folder or hub id.
+            device: `cpu` or `cuda`.
+            batch_size: questions asked at once.
+            cell: as of the class.
 
         Raises:
-            BenchmarkError: when they cannot be read.
+            BenchmarkError: when they cannot be read, or there is no chat template.
         """
         try:
             processor = AutoProcessor.from_pretrained(place)
@@ -57,7 +63,15 @@ class YesNoJudge:
         return cls(model.to(device), processor, batch_size, cell)
 
     def see(self, asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> list[Seen]:
-        """Answers by question for each cell of each picture."""
+        """Answers by question for each cell of each picture.
+
+        Args:
+            asked: questions about each picture.
+            pictures: RGB, of any size.
+
+        Returns:
+            One entry for each picture: `yes`, `no` or `UNREAD` by question, cells in reading order.
+        """
         cells = [cells_of(picture, self.cell) if self.cell else (picture,) for picture in pictures]
         rows = [
             (row, number, question.id, cell, question.text)
@@ -75,7 +89,15 @@ class YesNoJudge:
 
     @torch.inference_mode()
     def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        """`yes` or `no` to one question about each picture, whichever has more probability as first token."""
+        """`yes` or `no` to one question about each picture, whichever has more probability as first token.
+
+        Args:
+            pictures: RGB, of any size.
+            questions: one for each.
+
+        Returns:
+            `yes` or `no`; `UNREAD` where the logits are not finite.
+        """
         conversations = [
             [
                 {

@@ -165,7 +165,7 @@ def category(identity: int, last_ids: Sequence[int] = FIRST_IDS) -> str | None:
 
 
 def wiscore(consistency: float, realism: float, aesthetic: float) -> float:
-    """0.7 consistency + 0.2 realism + 0.1 aesthetic quality, halved: 0 to 1."""
+    """(0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2 (`Calculate.py`): 0 to 1 for scores of 0 to 2."""
     return (0.7 * consistency + 0.2 * realism + 0.1 * aesthetic) / 2
 
 
@@ -173,6 +173,11 @@ def read_scores(reply: str, criteria: Sequence[str], most: int) -> tuple[int, ..
     """The asked scores in the asked order, or why the reply is not readable.
 
     Each stands on a line of its own, `Name: N`, once, N a whole number from 0 to `most`; asterisks are let pass.
+
+    Args:
+        reply: of the judge.
+        criteria: names of the scores; case does not matter.
+        most: largest score, 1 to 9.
     """
     lines = [line.replace("*", "").strip() for line in reply.splitlines()]
     scores: list[int] = []

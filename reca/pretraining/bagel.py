@@ -176,6 +176,9 @@ def edit_loss(model: BagelModel, edits: Sequence[Edit], rng: np.random.Generator
         model: the model in training; features get no gradient here.
         edits: pictures before and after, and instructions.
         rng: source of what is left out, times, noise and draws of latents.
+
+    Returns:
+        Scalar, mean over all values of all edited pictures.
     """
     assert model.collator is not None
     grid = model.config.max_latent_size

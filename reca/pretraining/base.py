@@ -21,9 +21,8 @@ from reca.pretraining.family import ModelT, TinyFamily, TokenizerT
 from reca.pretraining.labels import FILLER, WORDS, description
 from reca.pretraining.schedule import cosine
 from reca.pretraining.state import LoopState
-from reca.pretraining.tokenizer import scene_pixels
+from reca.pretraining.tokenizer import Report, scene_pixels
 
-Report = Callable[[str], None]
 TargetsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -84,6 +83,13 @@ def train_base(
 
     Loss: text-to-image + spelled captions + `understand` * image-to-text + `align` * word labels + what the
     family adds.
+
+    Args:
+        family: its losses and features.
+        model: of `family.build`; left in evaluation mode.
+        recipe: updates, batch sizes, rates, weights and seed.
+        state: continues where an earlier run was killed.
+        report: takes a line every 50 updates.
     """
     data = BaseData(recipe, lambda pixels: family.targets(model, pixels), family.blanks(model))
     model.train()

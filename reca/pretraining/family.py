@@ -75,7 +75,14 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
 
     @abstractmethod
     def redraw(self, tokenizer: TokenizerT, pixels: Tensor, update: int, recipe: TokenizerRecipe) -> Redrawn:
-        """Encode, quantise with gradient, decode: pixels float [B, 3, S, S] in [-1, 1], under autocast."""
+        """Encode, quantise with gradient, decode; called under autocast.
+
+        Args:
+            tokenizer: the tokenizer in training.
+            pixels: float [B, 3, S, S] in [-1, 1].
+            update: number of updates done.
+            recipe: its recipe.
+        """
 
     def before_update(
         self, tokenizer: TokenizerT, update: int, recipe: TokenizerRecipe, pixels: Callable[[int], Tensor]
@@ -122,7 +129,7 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
 
     @abstractmethod
     def projected(self, model: ModelT, features: Tensor) -> Tensor:
-        """Features as the language model reads them, float [B, C, D]."""
+        """What `features` gives, as the language model reads it: float [B, C, D]."""
 
     def answer_loss(self, model: ModelT, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross entropy of a batch of questions that has its features; families that train it in RecA have it."""
@@ -141,10 +148,11 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
 
     @abstractmethod
     def word_embeddings(self, model: ModelT, words: Sequence[str]) -> Tensor:
-        """Input embeddings float [number of words, D]."""
+        """Input embeddings of words that are one token each, float [number of words, D], with gradient."""
 
     def drawing_loss(self, model: ModelT, batch: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> Tensor:
-        """Loss of a text-to-image batch and its draws: the mean of the model's own."""
+        """Loss of a text-to-image batch and its draws, as `UnifiedModel.loss` takes them: the mean of the model's own,
+        a scalar."""
         return model.loss("text_to_image", batch, draws).mean
 
     @abstractmethod
@@ -167,6 +175,12 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
         """
 
     def further(self, model: ModelT, recipe: BaseRecipe, update: int) -> dict[str, Tensor]:
-        """More terms of the loss, by name, already weighted; a function of the weights and the update number."""
+        """More terms of the loss, scalars by name, already weighted.
+
+        Args:
+            model: the model in training.
+            recipe: its recipe.
+            update: number of updates done; with the weights it decides everything.
+        """
         del model, recipe, update
         return {}

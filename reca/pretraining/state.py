@@ -24,7 +24,16 @@ class LoopState:
         self.every = every
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, report: Callable[[str], None]) -> int:
-        """Load the last save, if there is one, and return the number of updates done."""
+        """Load the last save, if there is one.
+
+        Args:
+            model: gets its weights.
+            optimizer: gets its moments.
+            report: takes a line where there is a save.
+
+        Returns:
+            Number of updates done; 0 without a save.
+        """
         fs, path = fsspec.url_to_fs(self.uri)
         if not fs.exists(path):
             return 0

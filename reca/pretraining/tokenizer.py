@@ -30,7 +30,13 @@ def _training_scene(seed: int, index: int) -> Scene:
 
 
 def training_scenes(seed: int, first: int, count: int) -> Tensor:
-    """Scenes `first` to `first + count` of a tokenizer's training, as `scene_pixels` gives them."""
+    """Scenes of a tokenizer's training, float32 [count, 3, 64, 64] in [-1, 1].
+
+    Args:
+        seed: of the training.
+        first: number of the first scene, from 0.
+        count: number of scenes.
+    """
     return scene_pixels(_training_scene(seed, first + offset) for offset in range(count))
 
 
@@ -38,6 +44,12 @@ def train_tokenizer(
     family: TinyFamily[TokenizerT, ModelT], recipe: TokenizerRecipe, state: LoopState, report: Report
 ) -> TokenizerT:
     """Train from random weights. Loss: L1 + mean square error of pixels, plus the family's penalties.
+
+    Args:
+        family: its tokenizer and penalties.
+        recipe: updates, batch size, rate, weights and seed.
+        state: continues where an earlier run was killed.
+        report: takes a line every 50 updates.
 
     Returns:
         The trained tokenizer, float32, in evaluation mode.
@@ -79,7 +91,17 @@ def train_tokenizer(
 def tokenizer_quality(
     family: TinyFamily[TokenizerT, ModelT], model: TokenizerT, seed: int, count: int = 256
 ) -> tuple[float, int]:
-    """Quality on scenes never trained on: PSNR in dB over pixel range [0, 255], and distinct codes (0: no codes)."""
+    """Quality on scenes never trained on.
+
+    Args:
+        family: of the tokenizer.
+        model: trained.
+        seed: of the held-out scenes.
+        count: number of scenes.
+
+    Returns:
+        PSNR in dB over pixel range [0, 255], and number of distinct codes (0 where there are no codes).
+    """
     pixels = scene_pixels(scene_at("held-out", seed, index) for index in range(count))
     pictures, codes = zip(*[family.redrawn(model, chunk) for chunk in pixels.split(64)], strict=True)
     mse = functional.mse_loss(torch.cat(pictures).clamp(-1, 1) * 127.5, pixels * 127.5)

@@ -108,6 +108,7 @@ def test_bomb_costs_no_memory() -> None:
     code = (
         "import re; from pictures import bomb_png; from reca.data.decode import check, DecodeError\n"
         "try: check(bomb_png())\nexcept DecodeError as e: assert e.reason == 'too many pixels', e\n"
+        "else: raise SystemExit('the bomb was let pass')\n"
         "assert int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) < 300_000"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE, env=ENV)

@@ -1,11 +1,13 @@
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from reca.data import prefetch
 from reca.data.prefetch import StreamStalled, prefetched
+from reca.data.stream import BatchStream
 
 
 def counted(seen: list[int], n: int) -> Iterator[int]:
@@ -28,10 +30,21 @@ def test_it_runs_only_so_far_ahead() -> None:
     seen: list[int] = []
     items = prefetched(counted(seen, 1000), 4)
     next(items)
-    time.sleep(0.2)
-    assert len(seen) <= 1 + 4 + 1
+    ahead, limit = 1 + 4 + 1, time.monotonic() + 60  # taken, held ready, and one in hand
+    while len(seen) < ahead and time.monotonic() < limit:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(seen) == ahead
     items.close()  # type: ignore[attr-defined]
     wait_for_threads()
+
+
+def test_a_stream_counts_how_long_its_consumer_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = iter([0.0, 2.0, 10.0, 10.5])
+    monkeypatch.setattr("reca.data.stream.time", SimpleNamespace(perf_counter=lambda: next(marks)))
+    stream = BatchStream(iter("ab"))
+    assert (next(stream), stream.first_s, stream.waited_s) == ("a", 2.0, 2.0)
+    assert (next(stream), stream.first_s, stream.waited_s) == ("b", 2.0, 2.5)
 
 
 def test_errors_come_out_where_they_belong() -> None:

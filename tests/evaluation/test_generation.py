@@ -172,6 +172,10 @@ def refusing(_: str) -> Callable[[int], int]:
     return work
 
 
+def unloadable(device: str) -> Callable[[int], int]:
+    raise BenchmarkError(f"no weights for {device}; get them")
+
+
 def dying(marker: Path, _: str) -> Callable[[int], int]:
     def work(batch: int) -> int:
         if batch == 2 and not marker.exists():
@@ -217,8 +221,10 @@ def test_two_workers_draw_the_pictures_of_one_and_a_lost_one_is_replaced(tmp_pat
             place = str(tmp_path / edited.name)
             assert draw(edited, load_editor, place, single, execution, originals=sources).drawn == 5
         assert sorted(spread([1, 2, 3, 4], partial(dying, tmp_path / "died"), execution)) == [10, 20, 30, 40]
-        with pytest.raises(BenchmarkError, match="batch 7 cannot be done; mend it"):
+        with pytest.raises(BenchmarkError, match=r"^batch 7 cannot be done; mend it$"):
             list(spread([7], refusing, execution))
+        with pytest.raises(BenchmarkError, match=r"^no weights for cpu; get them$"):
+            list(spread([7], unloadable, execution))
     finally:
         ray.shutdown()
     assert (tmp_path / "died").exists()

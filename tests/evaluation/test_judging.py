@@ -120,7 +120,7 @@ def test_gedit_asks_twice_and_resizes_to_the_source(tmp_path: Path) -> None:
         return json.dumps({"score": [8, 4] if both else [9, 10], "reasoning": "r"})
 
     pictures = find_pictures(str(tmp_path), bench.items)
-    pictures.require_complete()
+    assert (len(pictures.found), pictures.missing, pictures.extra) == (1, (), ())
     questions = gedit_questions("SC <instruction>?", "PQ?", str(tmp_path))
     with loopback_judge(behave) as judge:
         records = judge_pictures(bench, client(judge, tmp_path), pictures, questions, two_replies)

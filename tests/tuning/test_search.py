@@ -48,7 +48,6 @@ print(json.dumps([[r.number, r.state, r.score, r.params["x"]] for r in records])
 def test_rungs() -> None:
     assert rungs_of(300) == (100, 300)
     assert rungs_of(100) == (34, 100)
-    assert rungs_of(900, levels=3) == (100, 300, 900)
     assert rungs_of(1) == (1,)
 
 

@@ -62,19 +62,18 @@ def standard_damage() -> dict[str, Damage]:
     }
 
 
-def ceiling(scorer: Scorer, scenes: int = 100, junk: int = 400, extra: dict[str, Damage] | None = None) -> Ceiling:
+def ceiling(scorer: Scorer, scenes: int = 100, junk: int = 400) -> Ceiling:
     """Measure a scorer.
 
     Args:
         scorer: the scorer.
         scenes: accepted scenes and near misses for each task and condition.
         junk: pictures of each junk kind, each judged against one prompt of every task.
-        extra: more conditions, such as an image tokenizer's own reconstruction: the fair ceiling for what it draws.
     """
     chosen = prompts("test", scenes)
     kept = [satisfying(p, generator("ceiling/accept", 0, i)) for i, p in enumerate(chosen)]
     missed = [near_miss(p, generator("ceiling/reject", 0, i)) for i, p in enumerate(chosen)]
-    conditions = {**standard_damage(), **(extra or {})}
+    conditions = standard_damage()
     accept = {name: _passed(scorer, chosen, kept, damage) for name, damage in conditions.items()}
     passed = {name: _passed(scorer, chosen, missed, damage) for name, damage in conditions.items()}
     reject = {name: {task: 1 - share for task, share in row.items()} for name, row in passed.items()}

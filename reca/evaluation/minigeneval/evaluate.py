@@ -106,7 +106,14 @@ def judge_pictures(
 def summarize(
     records: Sequence[MiniGenEvalRecord], config: EvaluationConfig, split: Split, scorer: str
 ) -> MiniGenEvalResult:
-    """Totals and intervals from the records alone."""
+    """Totals and intervals from the records alone.
+
+    Args:
+        records: in prompt order.
+        config: resamples; noise seed and sampler settings are noted down.
+        split: of the prompts.
+        scorer: digest of its weights.
+    """
     return MiniGenEvalResult(
         benchmark=BENCHMARK,
         split=split,
@@ -123,6 +130,11 @@ def summarize(
 
 def compare(before: MiniGenEvalResult, after: MiniGenEvalResult, resamples: int = 2000) -> MiniGenEvalDifference:
     """Paired differences of two models.
+
+    Args:
+        before: one model.
+        after: the other.
+        resamples: bootstrap resamples.
 
     Raises:
         BenchmarkError: when prompts, noise, scorer or edition differ.
@@ -142,7 +154,13 @@ def by_task(records: Sequence[MiniGenEvalRecord], measure: str) -> dict[str, lis
 
 
 def save(result: MiniGenEvalResult, images: Tensor, folder: Path) -> None:
-    """Write totals (JSON), records (JSON lines) and pictures (parquet: item, PNG bytes)."""
+    """Write totals (JSON), records (JSON lines) and pictures (parquet: item, PNG bytes).
+
+    Args:
+        result: its records are in prompt order.
+        images: uint8 [N, 3, S, S], in prompt order.
+        folder: made when missing.
+    """
     save_result(result, folder, NAME)
     table = pa.table({"item": [r.item for r in result.records], "png": [png(image) for image in images]})
     pq.write_table(table, folder / IMAGES)
@@ -158,6 +176,6 @@ def load(folder: Path) -> MiniGenEvalResult:
 
 
 def load_images(folder: Path) -> np.ndarray:
-    """Pictures of a saved result: uint8 [N, 3, S, S] in prompt order."""
+    """Pictures of a saved result, uint8 [N, 3, S, S], in prompt order; black where the model refused."""
     column = pq.read_table(folder / IMAGES, columns=["png"])["png"]
     return np.stack([unpng(data) for data in column.to_pylist()])

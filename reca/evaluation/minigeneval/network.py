@@ -9,6 +9,10 @@ STRIDE = 4
 """Pixels between neighbouring grid points."""
 
 
+WIDTH = 48
+"""Channels at stride 4; twice as many at stride 8."""
+
+
 class Maps(NamedTuple):
     """Outputs on the grid; grid point (i, j) stands at pixel (4 j, 4 i).
 
@@ -34,18 +38,17 @@ class ScorerNetwork(nn.Module):
     Args:
         classes: number of classes.
         colors: number of colours.
-        width: channels at stride 4; twice as many at stride 8.
     """
 
-    def __init__(self, classes: int, colors: int, width: int = 48) -> None:
+    def __init__(self, classes: int, colors: int) -> None:
         super().__init__()
         self.splits = [classes, colors, 2, 2]
-        self.stem = nn.Sequential(_conv(3, width // 2, 5, 2), _conv(width // 2, width, 3, 2))
-        self.down = _conv(width, 2 * width, 3, 2)
-        self.context = nn.Sequential(_conv(2 * width, 2 * width, 3), _conv(2 * width, 2 * width, 3))
+        self.stem = nn.Sequential(_conv(3, WIDTH // 2, 5, 2), _conv(WIDTH // 2, WIDTH, 3, 2))
+        self.down = _conv(WIDTH, 2 * WIDTH, 3, 2)
+        self.context = nn.Sequential(_conv(2 * WIDTH, 2 * WIDTH, 3), _conv(2 * WIDTH, 2 * WIDTH, 3))
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
-        self.join = _conv(3 * width, width, 3)
-        self.head = nn.Conv2d(width, sum(self.splits), 1)
+        self.join = _conv(3 * WIDTH, WIDTH, 3)
+        self.head = nn.Conv2d(WIDTH, sum(self.splits), 1)
         # Sigmoid about 0.02: the heat maps start near their mean, so the focal loss does not explode on the background.
         nn.init.constant_(cast("Tensor", self.head.bias)[:classes], -4.0)
 
@@ -54,6 +57,9 @@ class ScorerNetwork(nn.Module):
 
         Args:
             pixels: float [B, 3, 64, 64] in -1 to 1.
+
+        Returns:
+            float32 on a grid of G = 16 points a side.
         """
         near = self.stem(pixels)
         far = self.down(near)

@@ -37,7 +37,15 @@ Picture = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Placed:
-    """One sprite of a training picture: class and colour index, left and top edge and side in pixels."""
+    """One sprite of a training picture.
+
+    Attributes:
+        name: index of the class in `CLASSES`.
+        color: index in `COLORS`.
+        x: left edge in pixels.
+        y: top edge in pixels.
+        size: side in pixels, one of `SIZES`.
+    """
 
     name: int
     color: int
@@ -48,7 +56,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Pool:
-    """All sprites in the sizes used: float32 [classes, colors, side, side, 4] by side."""
+    """All sprites in the sizes used.
+
+    Attributes:
+        by_size: float32 [classes, colors, side, side, 4] by side in pixels: RGB in 0 to 255, alpha in 0 to 1.
+    """
 
     by_size: dict[int, NDArray[np.float32]]
 
@@ -58,7 +70,7 @@ class Pool:
         return cls({s: np.stack([np.stack([sprite(n, c, s) for c in COLORS]) for n in CLASSES]) for s in SIZES})
 
     def compose(self, objects: list[Placed]) -> Picture:
-        """Paste sprites on the plain ground, later ones on top."""
+        """Paste sprites on the plain ground, later ones on top: a new `Picture`."""
         canvas = empty()
         for item in objects:
             self.paste(canvas, self.by_size[item.size][item.name, item.color], item.x, item.y)
@@ -66,14 +78,21 @@ class Pool:
 
     @staticmethod
     def paste(canvas: Picture, picture: NDArray[np.float32], x: int, y: int) -> None:
-        """Blend one RGBA picture into a canvas in place."""
+        """Blend one picture into a canvas in place.
+
+        Args:
+            canvas: changed.
+            picture: float32 [H, W, 4]: RGB in 0 to 255, alpha in 0 to 1; must lie inside the canvas.
+            x: left edge on the canvas in pixels.
+            y: top edge.
+        """
         height, width = picture.shape[:2]
         window = canvas[y : y + height, x : x + width]
         window += picture[..., 3:] * (picture[..., :3] - window)
 
 
 def empty() -> Picture:
-    """The plain ground."""
+    """A `Picture` of the plain ground."""
     return np.tile(np.asarray(BACKGROUND, dtype=np.float32), (CANVAS, CANVAS, 1))
 
 
@@ -106,11 +125,12 @@ def _names(count: int, rng: np.random.Generator) -> list[int]:
     return [int(v) for v in rng.integers(len(CLASSES), size=count)]
 
 
-# --- damage: float32 [B, 3, 64, 64] in 0 to 255 -> the same ---
+# Damage. Pixels are float32 [B, 3, 64, 64] in 0 to 255, and so is what comes back.
 
 
 def blur(pixels: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with a standard deviation of `sigma` pixels, borders reflected."""
+    """Gaussian blur with a standard deviation of `sigma` pixels, borders reflected. Takes any size, range and number of
+    channels."""
     radius = max(1, round(3 * sigma))
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).expand(pixels.shape[1], 1, 1, -1)
@@ -157,9 +177,6 @@ def damage(pixels: Tensor, rng: np.random.Generator) -> Tensor:
             jpeg(groups[5], int(rng.integers(20, 90))),
         ]
     )
-
-
-# --- junk: pictures without objects ---
 
 
 def _white_noise(rng: np.random.Generator, pool: Pool) -> Picture:
@@ -245,7 +262,7 @@ JUNK: dict[str, Callable[[np.random.Generator, Pool], Picture]] = {
 
 
 def stack(pictures: list[Picture]) -> Tensor:
-    """Pictures to float32 [B, 3, 64, 64] in 0 to 255."""
+    """Batch of B pictures: float32 [B, 3, 64, 64] in 0 to 255."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -56,9 +56,19 @@ def item_names(chosen: Sequence[Prompt]) -> list[str]:
     return names
 
 
-def image_seed(seed: int, split: str, item: str, sample: int = 0) -> int:
-    """Seed (63 bits) of one picture's noise: a function of these names, never of the batch or the worker."""
-    return _number(f"{BENCHMARK}/{seed}/{split}/{item}/{sample}")
+def image_seed(seed: int, split: str, item: str) -> int:
+    """Seed of one picture's noise: a function of these three, never of the batch or the worker.
+
+    Args:
+        seed: of the evaluation.
+        split: of the prompts, or another set of pictures.
+        item: name of the picture in it.
+
+    Returns:
+        63 bits.
+    """
+    # The 0 is the number of the picture: edition 1 has one for each prompt.
+    return _number(f"{BENCHMARK}/{seed}/{split}/{item}/0")
 
 
 def _groups(task: str) -> list[list[Prompt]]:

@@ -31,6 +31,9 @@ FLOOR = 0.1
 OPTIONS = Options(threshold=0.5)
 """MiniGenEval's thresholds: GenEval's, but 0.5 for 0.3 (fixed with the junk gate, before any model was scored)."""
 
+BATCH = 64
+"""Pictures in a forward pass."""
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
@@ -61,12 +64,11 @@ class Scorer:
         return state.hexdigest()
 
     @torch.inference_mode()
-    def detect(self, images: NDArray[np.uint8] | Tensor, batch_size: int = 64) -> list[list[Detection]]:
+    def detect(self, images: NDArray[np.uint8] | Tensor) -> list[list[Detection]]:
         """Detections of each picture, best first.
 
         Args:
             images: uint8 [B, 3, S, S], RGB; other sides than 64 are resampled (antialiased); boxes are in 64 px space.
-            batch_size: pictures per forward pass.
 
         Raises:
             ScorerError: when the pictures are not uint8 [B, 3, S, S].
@@ -75,7 +77,7 @@ class Scorer:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ScorerError(f"pictures are {pixels.dtype} {tuple(pixels.shape)}; give uint8 [B, 3, S, S]")
         found: list[list[Detection]] = []
-        for chunk in pixels.cpu().split(batch_size):
+        for chunk in pixels.cpu().split(BATCH):
             found += decode(self.network(normalize(fit(chunk))))
         return found
 
@@ -114,7 +116,7 @@ class Scorer:
 
 
 def fit(pixels: Tensor) -> Tensor:
-    """uint8 [B, 3, S, S] to float32 [B, 3, 64, 64] in 0 to 255."""
+    """Bring pictures uint8 [B, 3, S, S] to float32 [B, 3, 64, 64] in 0 to 255; bilinear, antialiased."""
     values = pixels.float()
     if values.shape[-2:] == (CANVAS, CANVAS):
         return values
@@ -122,7 +124,7 @@ def fit(pixels: Tensor) -> Tensor:
 
 
 def normalize(values: Tensor) -> Tensor:
-    """0 to 255 to -1 to 1."""
+    """Values float of any shape in 0 to 255 to -1 to 1."""
     return values / 127.5 - 1.0
 
 
@@ -130,6 +132,12 @@ def decode(maps: Maps) -> list[list[Detection]]:
     """Peaks of the heat maps to detections, best first.
 
     A peak is the largest value of its class within 2 grid points (8 px; true centres are at least 24 px apart).
+
+    Args:
+        maps: of B pictures.
+
+    Returns:
+        Detections of each, with scores above `FLOOR`; boxes are in pixels of the 64 px picture.
     """
     heat = (SHARPNESS * maps.heat).sigmoid()
     peaks = heat * (heat == functional.max_pool2d(heat, 5, 1, 2)) * (heat > FLOOR)
@@ -145,6 +153,7 @@ def decode(maps: Maps) -> list[list[Detection]]:
     return [sorted(items, key=lambda d: -d.score) for items in found]
 
 
-def objects_per_picture(found: Sequence[Sequence[Detection]], threshold: float = OPTIONS.threshold) -> float:
-    """Mean number of detections above the threshold: tells overfilled pictures, which pass `two_object` cheaply."""
-    return sum(d.score > threshold for items in found for d in items) / max(len(found), 1)
+def objects_per_picture(found: Sequence[Sequence[Detection]]) -> float:
+    """Mean number of detections above MiniGenEval's threshold: tells overfilled pictures, which pass `two_object`
+    cheaply; 0 without pictures."""
+    return sum(d.score > OPTIONS.threshold for items in found for d in items) / max(len(found), 1)

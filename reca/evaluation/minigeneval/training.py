@@ -114,7 +114,16 @@ def train_scorer(recipe: ScorerRecipe, progress: Callable[[str], None] = print) 
 
 
 def batch(recipe: ScorerRecipe, step: int, pool: Pool) -> tuple[Tensor, Targets]:
-    """Pictures (float32 [B, 3, 64, 64], 0 to 255) and targets of one step: damaged scenes first, junk last."""
+    """Pictures and targets of one step: damaged scenes first, junk last.
+
+    Args:
+        recipe: batch size, share of junk and seed.
+        step: optimizer step, from 0.
+        pool: sprites.
+
+    Returns:
+        Pictures float32 [B, 3, 64, 64] in 0 to 255, and their targets.
+    """
     rng = np.random.default_rng([recipe.seed, step])
     junk = round(recipe.batch_size * recipe.junk)
     makers = (objects_on_lattice, objects_anywhere)
@@ -146,7 +155,15 @@ def targets_of(objects: list[list[Placed]], pictures: int) -> Targets:
 
 
 def scorer_loss(maps: Maps, targets: Targets) -> Tensor:
-    """CenterNet's loss (arXiv 1904.07850, eq. 1 to 4): focal heat + colour cross-entropy + L1 offset + 0.1 L1 size."""
+    """CenterNet's loss (arXiv 1904.07850, eq. 1 to 4): focal heat + colour cross-entropy + L1 offset + 0.1 L1 size.
+
+    Args:
+        maps: what the network says of B pictures.
+        targets: what it should say; N objects.
+
+    Returns:
+        Scalar; the heat is summed over the grid and divided by N, the other terms are means over the objects.
+    """
     picture, row, column = targets.points.T
     log_hit, log_miss = functional.logsigmoid(maps.heat), functional.logsigmoid(-maps.heat)
     hit, miss = log_hit.exp(), log_miss.exp()
@@ -166,7 +183,11 @@ def _rate(step: int, recipe: ScorerRecipe) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, measure the ceiling, write the scorer's folder; refuses to write one that passes junk."""
+    """Train, measure the ceiling, write the scorer's folder.
+
+    Raises:
+        ScorerError: the scorer passes junk; nothing is written.
+    """
     parser = argparse.ArgumentParser(description="Train the MiniGenEval scorer.")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors and config.json")
     parser.add_argument("--steps", type=int, default=ScorerRecipe.steps)
