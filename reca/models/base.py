@@ -112,6 +112,10 @@ class UnifiedModel(nn.Module, ABC):
         Returns:
             Named tensors, batch axis first: everything later steps need of the image. They are cached and shared by
             all epochs.
+
+        Raises:
+            NonFiniteOutputError: naming the rows whose latents or features are not finite (codes of such latents would
+                be codes like any others).
         """
 
     @abstractmethod
