@@ -1,4 +1,4 @@
-"""Refusing what cannot be seen afterwards: NaN logits have a largest one, NaN latents have codes, NaN pictures bytes."""
+"""Refusing what nobody sees afterwards: NaN logits have a largest one, NaN latents have codes, NaN pictures colours."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast

@@ -336,6 +336,12 @@ BROKEN = [
     ("dpgbench", "dpg.csv", "item_id,text\na,b\n", "dpg.csv: column proposition_id, dependency"),
     ("wise", "wise.txt", "Is this <prompt>?", "wise.txt: place-holder <explanation> is missing; put it where"),
     ("wise", "wise.txt", " ", "wise.txt: is empty; get data or data_verified of github PKU-YuanGroup/WISE"),
+    (
+        "wise",
+        "wise.txt",
+        "<prompt> <explanation> Score: 1",
+        "wise.txt: asks for one score, 0 or 1, as the judge prompt",
+    ),
     ("wise", "wise.json", json.dumps([VERIFIED]), "650 has the Category 'Biology', which the first edition does not"),
     ("imgedit", "imgedit_prompts.json", "{}", "imgedit_prompts.json: the prompt for 'add' names 0 scores, expected 3"),
     (
