@@ -32,15 +32,12 @@ from reca.evaluation.files import put
 from reca.evaluation.gedit import GEdit
 from reca.evaluation.geneval import Prompt
 from reca.evaluation.originals import as_tensor, copied, from_records, picture_sizes
-from reca.evaluation.picture_files import REFUSED, find_pictures, read_picture
+from reca.evaluation.picture_files import REFUSED, SETTINGS, find_pictures, read_picture
 from reca.evaluation.records import BenchmarkError
 from reca.evaluation.refusals import Tally, spaced, tried
 from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
 from reca.evaluation.tables import parquet_files
 from reca.models.base import Editor
-
-SETTINGS = "drawing.json"
-"""What a folder of pictures was drawn with; a folder is continued only with the same."""
 
 PROMPT_FILE = "metadata.jsonl"
 """GenEval's official scripts read each prompt's record from this file beside its samples."""
