@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from pipelines.dsl import Artifact
 
+MADE, EXTRA, REFUSED = "pictures", "pictures of no item", "missing because the model refused them"
+"""Settings in a report that are about the pictures and not how they were drawn."""
+
 
 @dataclass(frozen=True)
 class Drawn(Artifact):

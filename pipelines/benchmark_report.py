@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipelines.benchmark_artifacts import EXTRA, MADE, REFUSED
 from reca.evaluation.benchmark import Differences, Totals
 from reca.evaluation.gallery import Shown
 from reca.evaluation.published import difference_in_kind, reported
@@ -132,8 +133,7 @@ def tables(section: Section) -> Iterator[Table]:
     measures = dict.fromkeys(m for side in section.sides for m in side.totals.strict | side.totals.official)
     for measure in measures:
         yield _measure_table(section, measure)
-    names = list(dict.fromkeys(name for side in section.sides for name in side.totals.settings))
-    if names:
+    if names := _settings(section):
         rows = ((name, *(str(side.totals.settings.get(name, "")) for side in section.sides)) for name in names)
         yield Table(
             f"{section.title}: settings", ("", *(side.label for side in section.sides)), tuple(rows), words=True
@@ -141,10 +141,28 @@ def tables(section: Section) -> Iterator[Table]:
     yield from _paper_table(section)
 
 
+def unlike(section: Section) -> list[str]:
+    """What two sides that are compared do not have in common, besides the model."""
+    rows = {
+        name: [str(side.totals.settings.get(name, "none" if name == EXTRA else "not known")) for side in section.sides]
+        for name in _settings(section)
+        if name not in (MADE, REFUSED)
+    }
+    rows["number of judged pictures"] = [f"{side.totals.pictures:,}" for side in section.sides]
+    return [
+        f"{section.title}: not the same {name}: "
+        + " and ".join(f"{value} ({side.label})" for value, side in zip(values, section.sides, strict=True))
+        + "; the difference is not of the models alone"
+        for name, values in rows.items()
+        if len(set(values)) > 1
+    ]
+
+
 def notes(section: Section) -> list[str]:
     """What a reader of the numbers must know."""
     several = len(section.sides) > 1
-    lines = [f"{side.label}: {note}" if several else note for side in section.sides for note in side.totals.notes]
+    lines = unlike(section)
+    lines += [f"{side.label}: {note}" if several else note for side in section.sides for note in side.totals.notes]
     if section.differences is not None:
         labels = [side.label for side in section.sides]
         lines.append(
@@ -152,6 +170,10 @@ def notes(section: Section) -> list[str]:
             f"scored on both sides; {section.differences.left_out:,} are left out"
         )
     return lines
+
+
+def _settings(section: Section) -> list[str]:
+    return list(dict.fromkeys(name for side in section.sides for name in side.totals.settings))
 
 
 def _side_summary(side: Side) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.artifacts import Checkpoint, Trained
-from pipelines.benchmark_artifacts import BenchmarkReport, Compared, Drawn, Judged, Totalled
+from pipelines.benchmark_artifacts import EXTRA, MADE, REFUSED, BenchmarkReport, Compared, Drawn, Judged, Totalled
 from pipelines.dsl import External, Resources, SettingsError, StageContext, stage
 from pipelines.stages import encoders, load_artifact
+from reca.config import SamplingConfig
 from reca.evaluation.run_config import DrawingConfig, JudgeConfig, JudgingExecution, Reading
 from reca.models.sources import hub_name, local_checkpoint
 
@@ -72,14 +73,10 @@ def drawn(
     done = draw_pictures(bench, load, folder, drawing, ctx.execution, ctx.progress, originals)
     files, root = url_to_fs(folder)
     files.get(f"{root.rstrip('/')}/", f"{ctx.output}/", recursive=True)
-    sampling = drawing.sampling
     settings = {
         "pictures of each prompt": str(reading.samples),
         "resolution": resolution_of(ctx.output),
-        "guidance": f"{sampling.guidance:g}",
-        "steps": str(sampling.steps),
-        "temperature": f"{sampling.temperature:g}",
-        "noise seed": str(drawing.seed),
+        **sampler_settings(drawing.sampling, drawing.seed),
     }
     return Drawn.of(benchmark=reading.benchmark, pictures=done.pictures, settings=settings)
 
@@ -279,7 +276,7 @@ def report(
     """
     import msgspec
 
-    from pipelines.benchmark_report import Section, Side, markdown, page, summary
+    from pipelines.benchmark_report import Section, Side, markdown, page, summary, unlike
     from reca.evaluation.benchmark import Differences, Totals
     from reca.evaluation.gallery import load_gallery
 
@@ -302,11 +299,23 @@ def report(
     (ctx.output / "tables.md").write_text(markdown(sections, title), encoding="utf-8")
     (ctx.output / "report.html").write_text(page(sections, title), encoding="utf-8")
     scores = {f"{side.label}: {section.name}": side.totals.score() for section in sections for side in section.sides}
+    for warning in (text for section in sections for text in unlike(section)):
+        ctx.progress(f"attention: {warning}")
     for side in (side for section in sections for side in section.sides):
         score = side.totals.score()
         value = "no score" if score is None else f"{score:.4g}"
         ctx.progress(f"{side.label}, {side.totals.benchmark}: {value} (judge: {side.totals.judge})")
     return BenchmarkReport.of(scores=scores)
+
+
+def sampler_settings(sampling: SamplingConfig, seed: int) -> dict[str, str]:
+    """How pictures were drawn, in the words of the report."""
+    return {
+        "guidance": f"{sampling.guidance:g}",
+        "steps": str(sampling.steps),
+        "temperature": f"{sampling.temperature:g}",
+        "noise seed": str(seed),
+    }
 
 
 def resolution_of(folder: Path) -> str:
@@ -377,8 +386,10 @@ def pictures_of(bench: "Benchmark[Any, Any]", pictures: Drawn | External) -> "Pi
     """The pictures against the items of a benchmark.
 
     Raises:
-        BenchmarkError: when not one of the expected pictures is there.
+        BenchmarkError: when not one of the expected pictures is there, or they say that they were drawn for another
+            benchmark or edition.
     """
+    from reca.evaluation.dpgbench import DPGBench
     from reca.evaluation.picture_files import find_pictures
     from reca.evaluation.records import BenchmarkError
 
@@ -388,6 +399,15 @@ def pictures_of(bench: "Benchmark[Any, Any]", pictures: Drawn | External) -> "Pi
         raise BenchmarkError(
             f"{folder}: holds none of the {len(found.missing)} expected pictures, such as {found.missing[0]}; give a "
             f"folder in the published layout of {bench.name} (to compare checkpoints, give --model too)"
+        )
+    drawn = found.drawn
+    # DPG-Bench's edition counts the items of its table, of which a part may be scored.
+    if drawn and (
+        drawn.benchmark != bench.name or (drawn.edition != bench.edition and not isinstance(bench, DPGBench))
+    ):
+        raise BenchmarkError(
+            f"{folder}: its drawing.json says that these pictures were drawn for {drawn.benchmark}, {drawn.edition}; "
+            f"they are to be scored as {bench.name}, {bench.edition}: set that edition, or give other pictures"
         )
     return found
 
@@ -412,13 +432,15 @@ def check_cells(pictures: Drawn | External, found: "Pictures", cell: int) -> Non
 
 def picture_settings(pictures: Drawn | External, found: "Pictures") -> dict[str, str]:
     """What is known about how the pictures were made, why some are missing, and which belong to no item."""
-    elsewhere = {"pictures": f"made elsewhere, {pictures.uri}"}
+    elsewhere = {MADE: f"made elsewhere, {pictures.uri}"}
+    if found.drawn:
+        elsewhere |= sampler_settings(found.drawn.sampling, found.drawn.seed)
     settings = dict(pictures.settings) if isinstance(pictures, Drawn) else elsewhere
     if found.extra:
-        settings["pictures of no item"] = f"{len(found.extra)}, such as {found.extra[0]}"
+        settings[EXTRA] = f"{len(found.extra)}, such as {found.extra[0]}"
     if found.refused:
         path, reason = next(iter(found.refused.items()))
-        settings["missing because the model refused them"] = f"{len(found.refused)}, such as {path}: {reason}"
+        settings[REFUSED] = f"{len(found.refused)}, such as {path}: {reason}"
     return settings
 
 

@@ -98,7 +98,7 @@ def encode(
         What was written; rows have the order of the canonical shards.
 
     Raises:
-        DatasetError: the shards are unfinished or altered, or an encoded value is not finite.
+        DatasetError: the shards are unfinished or altered, or an encoded value is not finite (naming its image).
     """
     quiet()
     execution = execution or ExecutionConfig()
@@ -179,10 +179,19 @@ class _Encoder:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         import torch
 
+        from reca.models.finite import MEND, NonFiniteOutputError
+
         for row in block.to_pylist():
             pixels = torch.from_numpy(load_tensors(row["data"])["pixels"]).to(self._device)
-            with torch.inference_mode():
-                encoded = self._model.encode(pixels)
+            try:
+                with torch.inference_mode():
+                    encoded = self._model.encode(pixels)
+            except NonFiniteOutputError as error:
+                first, fault = next(iter(error.faults.items()))
+                raise DatasetError(
+                    f"image {row['keys'][first]!r}: {fault}; so {len(error.faults)} of the {len(row['keys'])} images "
+                    f"of its batch; {MEND}"
+                ) from error
             tensors: dict[str, Any] = {}
             for name, values in encoded.items():
                 values = values.float() if values.is_floating_point() else values

@@ -1,6 +1,6 @@
 """Work spread over Ray actors that each hold a model: batches in, results out, whichever actor is free."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ Make = Callable[[str], Callable[[T], R]]
 """From a device (`cpu` or `cuda`) to the function that does a batch; called once in each actor."""
 
 
-def spread(batches: Sequence[T], make: Make[T, R], execution: ExecutionConfig) -> Iterator[R]:
+def spread(batches: Sequence[T], make: Make[T, R], execution: ExecutionConfig) -> Generator[R]:
     """Do batches on `workers` actors of `cpus_per_worker` CPUs and `gpus_per_worker` GPUs. Ray must be initialized.
 
     Args:
@@ -28,7 +28,7 @@ def spread(batches: Sequence[T], make: Make[T, R], execution: ExecutionConfig) -
         execution: how many actors, and what each reserves.
 
     Yields:
-        One result for each batch, in the order in which they are done.
+        One result for each batch, in the order in which they are done. Closed early, it ends the actors at once.
 
     Raises:
         ValueError: as `make` or the work itself raised it, such as a BenchmarkError.

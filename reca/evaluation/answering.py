@@ -13,7 +13,7 @@ from reca.data.fit import fit
 from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.picture_files import Pictures, require_sources
 from reca.evaluation.picture_questions import Answers, Asked
-from reca.evaluation.refusals import Refusal, tried
+from reca.evaluation.refusals import Refusal, after_encoding, tried
 from reca.models.base import Geometry
 
 
@@ -77,7 +77,10 @@ class Examinee:
         return [refused.get(row) or tuple(texts) for row, texts in enumerate(answers)]
 
     def _answers(self, pixels: Tensor, questions: Sequence[str]) -> list[str]:
-        return self.model.answer(self.model.encode(pixels), questions, max_new_tokens=self.max_new_tokens)
+        return after_encoding(
+            lambda: self.model.encode(pixels),
+            lambda encoded: self.model.answer(encoded, questions, max_new_tokens=self.max_new_tokens),
+        )
 
 
 def question_pictures(bench: Benchmark[Asked, Answers], folder: str) -> Pictures:

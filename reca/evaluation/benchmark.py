@@ -170,7 +170,7 @@ class Benchmark(ABC, Generic[A, S]):
             settings: how the pictures were made.
 
         Raises:
-            BenchmarkError: on a record of an unknown picture or of another prompt, or two records of one picture.
+            BenchmarkError: on a record of an unknown picture, another prompt or other rules, or two of one picture.
         """
         self._check(records)
         expected = sum(len(item.pictures) for item in self.items)
@@ -268,6 +268,11 @@ class Benchmark(ABC, Generic[A, S]):
                 )
             if record.asked != item.asked:
                 raise BenchmarkError(f"{where}: something else was asked of it; use the records' own prompt file")
+            lacking = [measure for measure in self.least if measure not in record.scores]
+            if lacking and record.unscored is None:
+                raise BenchmarkError(
+                    f"{where}: has no {lacking[0]}: the rules of another benchmark or edition decided it; score again"
+                )
             if (record.item, record.sample) in met:
                 raise BenchmarkError(f"{where}: stands twice; keep one")
             met.add((record.item, record.sample))

@@ -22,4 +22,4 @@ def check_files(reading: Reading, place: str, prompts: str = "", names: str = ""
     if reading.benchmark == "geneval":
         check_names([item.asked for item in bench.items], read_names(names))
     elif prompts:
-        questions_of(reading.benchmark, prompts)
+        questions_of(reading.benchmark, bench, prompts)

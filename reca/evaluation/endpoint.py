@@ -11,6 +11,8 @@ from reca.evaluation.prompt_files import IMGEDIT_SOURCE, WISE_SOURCE
 from reca.evaluation.records import BenchmarkError, Record
 from reca.evaluation.run_config import NO_ENDPOINT, JudgeConfig, JudgingExecution
 from reca.evaluation.tables import read_entries, read_text
+from reca.evaluation.wise import WiseVerified
+from reca.evaluation.wise_editions import check_judge_prompt
 
 VIESCORE_SOURCE = "VIEScore's prompts, as in github stepfun-ai/Step1X-Edit"
 
@@ -73,15 +75,18 @@ def judge_all(
     if any(item.source for item in judged):
         advice = f"give the folder of the pictures that were edited: --set {benchmark}.sources=DIR"
         require_sources(originals, judged, advice)
-    questions, seen = questions_of(benchmark, prompts, originals, cell)
+    questions, seen = questions_of(benchmark, bench, prompts, originals, cell)
     return judging.judge_pictures(bench, client, pictures, questions, seen, judge.turns)
 
 
-def questions_of(benchmark: str, prompts: str, originals: str = "", cell: int = 0) -> tuple[Any, Any]:
+def questions_of(
+    benchmark: str, bench: Benchmark[Any, Any], prompts: str, originals: str = "", cell: int = 0
+) -> tuple[Any, Any]:
     """What is asked about a picture, and what the rules read out of the replies.
 
     Args:
         benchmark: `dpgbench`, `wise`, `imgedit` or `gedit`.
+        bench: its items and rules.
         prompts: judge prompts, as in `judge_all`.
         originals: folder of the pictures that were edited; not looked at here.
         cell: as in `judge_all`.
@@ -90,13 +95,15 @@ def questions_of(benchmark: str, prompts: str, originals: str = "", cell: int = 
         Arguments `questions` and `seen` of `judging.judge_pictures`.
 
     Raises:
-        BenchmarkError: when judge prompts are missing, or one lacks a place-holder.
+        BenchmarkError: when judge prompts are missing, lack a place-holder, or are of another edition.
     """
     match benchmark:
         case "dpgbench":
             return judging.dpgbench_questions(cell or None), judging.answers_by_cell
         case "wise":
-            return judging.wise_questions(read_text(prompts, WISE_SOURCE), name=prompts), judging.one_reply
+            text = read_text(prompts, WISE_SOURCE)
+            check_judge_prompt(text, isinstance(bench, WiseVerified), prompts)
+            return judging.wise_questions(text, name=prompts), judging.one_reply
         case "imgedit":
             texts = read_entries(prompts, str, IMGEDIT_SOURCE)
             return judging.imgedit_questions(texts, originals, f"{prompts}, judge prompt"), judging.one_reply

@@ -10,6 +10,7 @@ sources of one size.
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
@@ -29,16 +30,13 @@ from reca.evaluation.files import put
 from reca.evaluation.gedit import GEdit
 from reca.evaluation.geneval import Prompt
 from reca.evaluation.originals import as_tensor, copied, from_records, picture_sizes
-from reca.evaluation.picture_files import REFUSED, find_pictures, read_picture
+from reca.evaluation.picture_files import REFUSED, SETTINGS, find_pictures, read_picture
 from reca.evaluation.pictures import png
 from reca.evaluation.records import BenchmarkError
-from reca.evaluation.refusals import require_some, tried
+from reca.evaluation.refusals import Tally, spaced, tried
 from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
 from reca.evaluation.tables import parquet_files
 from reca.models.base import Editor
-
-SETTINGS = "drawing.json"
-"""What a folder of pictures was drawn with; a folder is continued only with the same."""
 
 PROMPT_FILE = "metadata.jsonl"
 """GenEval's official scripts read each prompt's record from this file beside its samples."""
@@ -160,7 +158,7 @@ def draw(
     Raises:
         BenchmarkError: when the folder holds pictures that were drawn with other settings, a batch cannot hold whole
             grids, the model edits no pictures, a source picture is missing or unreadable (before any is drawn), or the
-            model refused all pictures.
+            model refused all pictures (which is said early, see `Tally`).
     """
     files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
     files.makedirs(root, exist_ok=True)
@@ -172,23 +170,25 @@ def draw(
     missing = set(find_pictures(folder, benchmark.items).missing)
     everything = drawings(benchmark, config.seed, originals)
     todo = [item for item in everything if item.path in missing]
-    done, refused = len(everything) - len(todo), dict[str, str]()
+    tally, refused = Tally(len(everything), "pictures", len(everything) - len(todo)), dict[str, str]()
     batches = batched(todo, config.batch_size)
-    for pictures in spread(batches, partial(Painter, load, config), execution):
-        for path, content in pictures:
-            if isinstance(content, str):
-                refused[path] = content
-            else:
-                put(files, posixpath.join(root, path), content)
-        done += sum(isinstance(content, bytes) for _, content in pictures)
-        if progress:
-            ending = f", {len(refused):,} refused" if refused else ""
-            progress(f"{done:,} of {len(everything):,} pictures drawn{ending}")
-    require_some(list(refused.values()), len(everything), "pictures")
+    batches = spaced(batches, len(batches[0])) if batches else []
+    with closing(spread(batches, partial(Painter, load, config), execution)) as results:
+        for pictures in results:
+            for path, content in pictures:
+                if isinstance(content, str):
+                    refused[path] = content
+                else:
+                    put(files, posixpath.join(root, path), content)
+            tally.add(len(pictures), [content for _, content in pictures if isinstance(content, str)])
+            if progress:
+                ending = f", {len(refused):,} refused" if refused else ""
+                progress(f"{tally.sound:,} of {len(everything):,} pictures drawn{ending}")
+    tally.close()
     note = posixpath.join(root, REFUSED)
     if refused or files.exists(note):
         put(files, note, msgspec.json.encode(refused))
-    return DrawReport(done, len(todo) - len(refused), len(refused))
+    return DrawReport(tally.sound, len(todo) - len(refused), len(refused))
 
 
 def batched(todo: Sequence[Drawing], size: int) -> list[list[Drawing]]:

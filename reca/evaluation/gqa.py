@@ -2,6 +2,9 @@
 
 Ours: the answer equals the true one after lower-casing, joining blanks and dropping a final period; an empty answer is
 unscored. The official `eval.py` compares the texts as they are.
+
+Questions of somebody's own in this format say so: each entry names its set in the field `set`, which published entries
+do not have, and the totals are then titled by that name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,11 +53,18 @@ class GQARow(msgspec.Struct, frozen=True):
     question: str
     answer: str
     types: GQATypes
+    set: str = ""
 
 
 @dataclass(frozen=True)
 class GQA(Benchmark[Asked, Answers]):
-    """One set of questions; an item is one question."""
+    """One set of questions; an item is one question.
+
+    Attributes:
+        own: name of a set that is not GQA but has its format; empty for GQA.
+    """
+
+    own: str = ""
 
     name: ClassVar[str] = "GQA"
     headline: ClassVar[str] = ACCURACY
@@ -65,8 +75,15 @@ class GQA(Benchmark[Asked, Answers]):
 
     @property
     def edition(self) -> str:
-        """The split whose scores are published."""
-        return "testdev-balanced"
+        """The split whose scores are published, or the name of another set."""
+        return self.own or "testdev-balanced"
+
+    def title(self, judge: str, complete: bool) -> str:
+        """A set of somebody's own does not bear GQA's name, but for its format."""
+        if not self.own:
+            return super().title(judge, complete)
+        count = f"{self.own}, GQA's format, {len(self.items):,} items"
+        return count if complete else f"{count}, incomplete"
 
     def groups(self, measure: str) -> tuple[str, ...]:
         """All questions together, or the structural types."""
@@ -113,9 +130,17 @@ def read_gqa(url: str) -> GQA:
         url: path or fsspec URL.
 
     Raises:
-        BenchmarkError: when the file is missing or malformed, an id stands twice, or a structural type is unknown.
+        BenchmarkError: when the file is missing or malformed, an id stands twice, a structural type is unknown, or its
+            entries are of several sets.
     """
     rows = read_entries(url, GQARow, SOURCE)
+    sets = {row.set.strip(): key for key, row in reversed(rows.items())}
+    if len(sets) > 1:
+        (one, first), (other, second) = sorted(sets.items())[:2]
+        raise BenchmarkError(
+            f"{url}: key '{first}' is of the set '{one}', key '{second}' of the set '{other}'; give one set a file (an "
+            "entry without the field is GQA's)"
+        )
     for key, row in rows.items():
         if row.types.structural not in TYPES:
             known = ", ".join(TYPES)
@@ -131,4 +156,4 @@ def read_gqa(url: str) -> GQA:
         )
         for key, row in rows.items()
     ]
-    return GQA(some(url, items, SOURCE))
+    return GQA(some(url, items, SOURCE), next(iter(sets), ""))

@@ -6,6 +6,7 @@ numbers are not finite, is unscored and not kept: a run that continues asks it o
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -22,7 +23,7 @@ from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.picture_files import Pictures, read_picture
 from reca.evaluation.records import BenchmarkError, Item, Record, load_records
-from reca.evaluation.refusals import UNSCORED, Refusal, require_some
+from reca.evaluation.refusals import UNSCORED, Refusal, Tally, spaced
 
 A = TypeVar("A")
 S = TypeVar("S")
@@ -30,6 +31,9 @@ A_contra = TypeVar("A_contra", contravariant=True)
 S_co = TypeVar("S_co", covariant=True)
 
 ENDING = ".jsonl"
+
+UNREADABLE = "the picture cannot be read"
+"""`Record.unscored` of what the judge was not shown."""
 
 
 class Judge(Protocol[A_contra, S_co]):
@@ -93,7 +97,7 @@ def look(
         Records in the order of the items.
 
     Raises:
-        AllRefusedError: the judge refused every picture.
+        AllRefusedError: the judge refused every picture; see `Tally` for when this is said.
     """
     records = kept_records(work, shape)
     samples = [
@@ -104,13 +108,23 @@ def look(
     ]
     todo = [s for s in samples if (s.item.key, s.number) not in records]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    for rows in spread(batches, partial(Looker, bench, load, blank, read), execution):
-        keep_records([row for row in rows if row.unscored != UNSCORED], work)
-        records |= {(r.item, r.sample): r for r in rows}
-        if progress:
-            progress(f"{len(records):,} of {len(samples):,} pictures judged")
-    require_some([r.why[0] for r in records.values() if r.unscored == UNSCORED], len(samples), "items")
+    kept, _, unread = _counted(list(records.values()))
+    tally = Tally(len(samples) - unread, "items", kept)
+    with closing(spread(spaced(batches, batch_size), partial(Looker, bench, load, blank, read), execution)) as results:
+        for rows in results:
+            keep_records([row for row in rows if row.unscored != UNSCORED], work)
+            records |= {(r.item, r.sample): r for r in rows}
+            tally.add(*_counted(rows))
+            if progress:
+                progress(f"{len(records):,} of {len(samples):,} pictures judged")
+    tally.close()
     return [records[s.item.key, s.number] for s in samples]
+
+
+def _counted(records: Sequence[Record[Any, Any]]) -> tuple[int, list[str], int]:
+    """How many were shown to the judge, why it refused some, and how many were not shown."""
+    unread = sum(record.unscored == UNREADABLE for record in records)
+    return len(records) - unread, [r.why[0] for r in records if r.unscored == UNSCORED], unread
 
 
 class Looker(Generic[A, S]):
@@ -146,9 +160,7 @@ class Looker(Generic[A, S]):
         asked = [batch[row].item.asked for row in pictures]
         seen = iter(self.judge.see(asked, list(pictures.values())) if pictures else ())
         return [
-            self._unscored(sample, faults[row], "the picture cannot be read")
-            if row in faults
-            else self._decided(sample, next(seen))
+            self._unscored(sample, faults[row], UNREADABLE) if row in faults else self._decided(sample, next(seen))
             for row, sample in enumerate(batch)
         ]
 

@@ -186,9 +186,9 @@ def compare(before: MiniEditResult, after: MiniEditResult, resamples: int = 2000
         resamples: bootstrap resamples.
 
     Raises:
-        BenchmarkError: when edits, noise, scorer or edition differ.
+        BenchmarkError: when edits, noise, sampler settings, scorer or edition differ.
     """
-    require_alike(before, after, ("benchmark", "scorer", "seed"))
+    require_alike(before, after, ("benchmark", "scorer", "seed", "sampling"))
     return {m: differences(by_kind(before.records, m), by_kind(after.records, m), resamples) for m in MEASURES}
 
 

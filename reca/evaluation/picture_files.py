@@ -12,6 +12,7 @@ from fsspec.core import url_to_fs
 from fsspec.spec import AbstractFileSystem
 from PIL import Image, UnidentifiedImageError
 
+from reca.config import SamplingConfig
 from reca.data.decode import MAX_PIXELS
 from reca.evaluation.records import BenchmarkError, Item
 
@@ -23,8 +24,27 @@ SOURCE_ENDING = "_SRCIMG.png"
 REFUSED = "refused.json"
 """Beside the pictures: why a model could not draw those that are missing, by path."""
 
+SETTINGS = "drawing.json"
+"""Beside pictures that this project drew: `DrawnWith`."""
+
 FAULTS = (OSError, ValueError, SyntaxError)
 """What Pillow raises on broken files: the last inside a PNG."""
+
+
+class DrawnWith(msgspec.Struct, frozen=True):
+    """How the pictures of a folder were drawn.
+
+    Attributes:
+        benchmark: its name.
+        edition: of its prompts.
+        seed: of the noise.
+        sampling: sampler settings.
+    """
+
+    benchmark: str
+    edition: str
+    seed: int
+    sampling: SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,7 @@ class Pictures:
         missing: expected paths, relative to the folder, that are not there.
         extra: paths of pictures that no item expects.
         refused: for missing ones that a model could not draw, the reason by path.
+        drawn: how they were drawn; None where the folder does not say.
     """
 
     folder: str
@@ -44,6 +65,7 @@ class Pictures:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     refused: dict[str, str] = field(default_factory=dict[str, str])
+    drawn: DrawnWith | None = None
 
 
 def find_pictures(folder: str, items: Sequence[Item[Any]]) -> Pictures:
@@ -71,7 +93,15 @@ def find_pictures(folder: str, items: Sequence[Item[Any]]) -> Pictures:
         missing=missing,
         extra=tuple(sorted(pictures - set(expected))),
         refused={path: refused[path] for path in missing if path in refused},
+        drawn=_drawn_with(files, f"{root}/{SETTINGS}") if SETTINGS in there else None,
     )
+
+
+def _drawn_with(files: AbstractFileSystem, path: str) -> DrawnWith | None:
+    try:
+        return msgspec.json.decode(files.cat_file(path), type=DrawnWith)
+    except msgspec.DecodeError:
+        return None  # another tool's file of that name
 
 
 def _reasons(files: AbstractFileSystem, path: str) -> dict[str, str]:

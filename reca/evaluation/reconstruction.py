@@ -21,7 +21,7 @@ from reca.evaluation.geneval import Detection
 from reca.evaluation.minigeneval.prompts import image_seed
 from reca.evaluation.minigeneval.scorer import OPTIONS, Scorer, objects_per_picture
 from reca.evaluation.pictures import fitted
-from reca.evaluation.refusals import drawn
+from reca.evaluation.refusals import after_encoding, drawn
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.evaluation.understanding import held_out_scenes
 from reca.models.base import UnifiedModel
@@ -105,7 +105,10 @@ def reconstruction(
     sampling = replace(config.sampling, guidance=0.0)
 
     def redrawn(part: slice) -> Tensor:
-        return model.reconstruct(model.encode(originals[part].to(device)), prompts[part], seeds[part], sampling)
+        return after_encoding(
+            lambda: model.encode(originals[part].to(device)),
+            lambda encoded: model.reconstruct(encoded, prompts[part], seeds[part], sampling),
+        )
 
     images, refused = drawn(redrawn, len(scenes), batch_size, "reconstructions")
     found = Scorer.load(config.scorer).detect(images)

@@ -1,6 +1,7 @@
 """Held-out questions about the built-in world, written in GQA's file format: something to try an evaluation on.
 
-The tiny checkpoints know this world. It is not GQA: a score on it shows that the road works, and nothing else.
+The tiny checkpoints know this world. It is not GQA and not titled so: a score on it shows that the road works, and
+nothing else.
 """
 
 import argparse
@@ -15,6 +16,9 @@ from reca.data.scenes import render
 from reca.evaluation.understanding import held_out_scenes, questions
 
 QUESTIONS, PICTURES = "questions.json", "pictures"
+TITLE = "sample about the built-in world"
+"""What the set is called in tables and reports."""
+
 LIST = "list"
 """Kind of question that is left out: its answers are longer than GQA's."""
 
@@ -37,7 +41,7 @@ def write_sample(folder: Path, count: int) -> int:
             continue
         Image.fromarray(render(scenes[index])).save(folder / PICTURES / f"{index}.jpg", quality=95, subsampling=0)
         types = {"structural": "verify" if answer in ("yes", "no") else "query"}
-        entries[f"{index}"] = {"imageId": f"{index}", "question": asked, "answer": answer, "types": types}
+        entries[f"{index}"] = {"imageId": f"{index}", "question": asked, "answer": answer, "types": types, "set": TITLE}
     (folder / QUESTIONS).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     return len(entries)
 

@@ -14,6 +14,7 @@ from reca.evaluation.minigeneval import evaluate as minigeneval
 from reca.evaluation.minigeneval.evaluate import MiniGenEvalDifference, MiniGenEvalResult
 from reca.evaluation.pictures import png, unpng
 from reca.evaluation.reconstruction import MEASURES, ReconstructionResult, reconstruction
+from reca.evaluation.records import BenchmarkError
 from reca.evaluation.results import correctness
 from reca.evaluation.statistics import Estimate, differences
 from reca.evaluation.understanding import UnderstandingResult, understanding
@@ -115,18 +116,27 @@ def load_reconstructions(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.ui
 
 
 def compare_all(before: Evaluation, after: Evaluation, resamples: int = 2000) -> Comparison:
-    """Paired differences of two models scored with one configuration."""
+    """Paired differences of two models scored with one configuration.
+
+    Raises:
+        BenchmarkError: naming what differs.
+    """
+    sides = before, after
+    asked = [[(answer.item, answer.asked) for answer in side.understanding.answers] for side in sides]
+    redrawn = [[(p.index, p.template, p.seed) for p in side.reconstruction.pictures] for side in sides]
+    for what, (one, other) in {"questions": asked, "reconstructions": redrawn}.items():
+        if one != other:
+            raise BenchmarkError(f"the {what} of the two models are not the same; score both with one configuration")
     answers = [
         {k: [correctness(a) for a in side.understanding.answers if a.group == k] for k in side.understanding.kinds}
-        for side in (before, after)
+        for side in sides
     ]
     recalls = [
-        {measure: [p.recall[measure] for p in side.reconstruction.pictures] for measure in MEASURES}
-        for side in (before, after)
+        {measure: [p.recall[measure] for p in side.reconstruction.pictures] for measure in MEASURES} for side in sides
     ]
-    redrawn = differences(recalls[0], recalls[1], resamples)
+    recalled = differences(recalls[0], recalls[1], resamples)
     return Comparison(
         minigeneval=minigeneval.compare(before.minigeneval, after.minigeneval, resamples),
         understanding=differences(answers[0], answers[1], resamples),
-        reconstruction={measure: redrawn[measure] for measure in MEASURES},
+        reconstruction={measure: recalled[measure] for measure in MEASURES},
     )

@@ -16,7 +16,7 @@ from reca.data.sets import generator, scene_at
 from reca.evaluation.picture_questions import PictureQuestion, same
 from reca.evaluation.pictures import fitted
 from reca.evaluation.records import Record
-from reca.evaluation.refusals import require_some, tried, without
+from reca.evaluation.refusals import Tally, after_encoding, spaced, tried, without
 from reca.evaluation.results import CORRECT, correctness
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
 from reca.models.base import UnifiedModel
@@ -77,16 +77,18 @@ def understanding(model: UnifiedModel, config: EvaluationConfig, batch_size: int
         batch_size: questions in a batch; a batch holds one kind, so that short answers do not wait for lists.
 
     Raises:
-        AllRefusedError: the model refused all answers.
+        AllRefusedError: the model refused all answers; see `Tally` for when this is said.
     """
     model.eval()
     rows = sorted(questions(config.understanding_questions), key=lambda row: row[1])
-    answers: list[Answer] = []
-    for kind, group in groupby(rows, key=lambda row: row[1]):
-        asked = list(group)
-        for start in range(0, len(asked), batch_size):
-            answers += _ask(model, kind, asked[start : start + batch_size])
-    require_some([a.why[0] for a in answers if a.unscored], len(answers), "answers")
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row[1])]
+    batches = [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+    tally, answers = Tally(len(rows), "answers"), list[Answer]()
+    for batch in spaced(batches, batch_size):
+        found = _ask(model, batch)
+        tally.add(len(found), [answer.why[0] for answer in found if answer.unscored])
+        answers += found
+    tally.close()
     return summarize(sorted(answers, key=lambda answer: int(answer.item)), config.bootstrap)
 
 
@@ -100,13 +102,18 @@ def summarize(answers: Sequence[Answer], resamples: int) -> UnderstandingResult:
     return UnderstandingResult(estimates(correct, resamples)[OVERALL], table, tuple(answers), refused)
 
 
-def _ask(model: UnifiedModel, kind: str, rows: Sequence[tuple[int, str, str, str]]) -> list[Answer]:
+def _ask(model: UnifiedModel, rows: Sequence[tuple[int, str, str, str]]) -> list[Answer]:
+    kind = rows[0][1]
     pictures = [render(scene_at(HELD_OUT, HELD_OUT_SEED, index)) for index, *_ in rows]
     device = next(model.parameters()).device
     with torch.no_grad():
-        encoded = model.encode(fitted(pictures, model.geometry.size).to(device))
         words, tokens = [asked for _, _, asked, _ in rows], ANSWER_TOKENS.get(kind, SHORT_ANSWER_TOKENS)
-        given, refused = tried(lambda: model.answer(encoded, words, tokens))
+        given, refused = tried(
+            lambda: after_encoding(
+                lambda: model.encode(fitted(pictures, model.geometry.size).to(device)),
+                lambda encoded: model.answer(encoded, words, tokens),
+            )
+        )
     answers = [
         Record(f"{index}", 0, kind, PictureQuestion(asked, expected), text, {CORRECT: float(same(text, expected))})
         for (index, _, asked, expected), text in zip(rows, given, strict=True)

@@ -1,17 +1,23 @@
-"""Which edition of WISE a prompt file is of.
+"""Which edition of WISE a file of prompts, or a judge prompt, is of.
 
-The editions share ids and fields. Two things tell them apart: `Category`, because the verified edition gives 167 ids to
-another category, and the prompts themselves. All rewritten prompts differ from the original ones; of the verified ones
-600 do, but only 68 of the 400 on culture. So a part of the culture prompts, or prompts that somebody changed, may show
-nothing; what shows nothing is taken as it is named.
+The editions share ids and fields. Two things tell prompts apart: `Category`, because the verified edition gives 167 ids
+to another category, and the texts themselves. All rewritten prompts differ from the original ones, and 668 of the
+verified ones do; the other 332, all on culture, are the same in both editions, so nothing can tell them. Prompts that
+somebody changed show nothing either; what shows nothing is taken as it is named.
+
+A judge prompt is told by the scores that it asks for: consistency, realism and aesthetic quality, or one `Score: 0` or
+`Score: 1`.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 
 from reca.evaluation.records import BenchmarkError
-from reca.evaluation.wise import FIRST_IDS, VERIFIED_IDS, category
+from reca.evaluation.wise import CRITERIA, FIRST_IDS, SCORE, VERIFIED_IDS, category
 
 EDITIONS = {
     "": "the first edition",
@@ -33,20 +39,8 @@ WORDS = {
 }
 """Category by the published words of the field `Category`; `Ecology` stands at id 748 of the rewritten prompts."""
 
-WITNESSES = {
-    1: ("f651e2b9", "924bd3fd", "6a96557e"),
-    12: ("c5a78eef", "6b1e0406", "1a6cc6de"),
-    110: ("d799abd0", "e1142bf4", "6658b139"),
-    192: ("db725763", "8af94d27", "e7679756"),
-    280: ("30b8849d", "f17684a5", "a710a513"),
-    388: ("af08d1c6", "2320693d", "6790e71d"),
-    450: ("9173c279", "c2cd3a2a", "1548b0dd"),
-    600: ("1204d292", "a14b92ec", "f64e6b67"),
-    720: ("34af9a42", "a77c7f70", "f26b0aa8"),
-    850: ("4dc71139", "f35fec33", "714b7791"),
-    950: ("dc185089", "7ff5192e", "41444f68"),
-}
-"""blake2b-32 of some prompts that all editions have and word differently, in the order of `EDITIONS`."""
+DIGESTS = Path(__file__).with_name("wise_digests.txt")
+"""blake2b-32 of the published prompts, a line for each id from 1, in the order of `EDITIONS`."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +92,44 @@ def _signs(row: Row, edition: str) -> Sequence[str]:
     if named not in (None, expected):
         signs.append(f"has the Category '{row.category}', which {EDITIONS[edition]} does not give this id")
     written = _written(row)
-    if written not in (None, edition):
-        signs.append(f"has the text of {EDITIONS[str(written)]}")
+    if written and edition not in written:
+        signs.append(f"has the text of {EDITIONS[written[0]]}")
     return signs
 
 
-def _written(row: Row) -> str | None:
-    """Edition whose text a prompt has; None where its text is not known."""
+def _written(row: Row) -> Sequence[str]:
+    """Editions that have a prompt so; none where its text is not known."""
     digest = blake2b(row.prompt.strip().encode(), digest_size=4).hexdigest()
-    return next((e for e, known in zip(EDITIONS, WITNESSES.get(row.id, ()), strict=False) if known == digest), None)
+    return [e for e, known in zip(EDITIONS, _digests()[row.id - 1], strict=True) if known == digest]
+
+
+@cache
+def _digests() -> Sequence[Sequence[str]]:
+    return [line.split() for line in DIGESTS.read_text(encoding="utf-8").splitlines()]
+
+
+def check_judge_prompt(text: str, verified: bool, place: str) -> None:
+    """Refuse a judge prompt that asks for the scores of the other edition.
+
+    One that asks for neither plainly, or for both, is taken as it is named.
+
+    Args:
+        text: the prompt.
+        verified: whether WISE_Verified is judged.
+        place: its file, for the message.
+
+    Raises:
+        BenchmarkError: with the setting that fits.
+    """
+    shown = [re.search(rf"\b{name}\W*[:(]\W*[0-2]\b", text, re.IGNORECASE) is not None for name in CRITERIA]
+    if verified and all(shown) and not re.search(rf"\b{SCORE}\W*:", text, re.IGNORECASE):
+        raise BenchmarkError(
+            f"{place}: asks for {', '.join(CRITERIA)}, as the judge prompt of {EDITIONS['']} does, and not for the one "
+            f"score of {EDITIONS['verified']}; leave wise.edition empty, or get the prompt in vllm_eval.py"
+        )
+    named = [re.search(rf"\b{name}\b", text, re.IGNORECASE) is not None for name in CRITERIA]
+    if not verified and not all(named) and re.search(rf"\b{SCORE}\W*:\W*[01]\b", text, re.IGNORECASE):
+        raise BenchmarkError(
+            f"{place}: asks for one score, 0 or 1, as the judge prompt of {EDITIONS['verified']} does, and not for "
+            f"{', '.join(CRITERIA)}; set wise.edition=verified, or get the prompt in gpt_eval.py"
+        )

@@ -126,6 +126,8 @@ class UnifiedModel(nn.Module, ABC):
 
         Raises:
             ValueError: the pictures have another size.
+            NonFiniteOutputError: naming the rows whose latents or features are not finite (codes of such latents would
+                be codes like any others).
         """
 
     @abstractmethod

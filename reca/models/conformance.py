@@ -250,7 +250,7 @@ class Conformance:
             )
 
     def refusal(self) -> Iterator[Check]:
-        """Weights that are NaN give no picture and no answer: every row is refused.
+        """Weights that are NaN give no picture, no answer and no codes: every row is refused.
 
         Only what trains is NaN for pictures, so that a decoder of codes is sound and cannot be what refuses them.
         """
@@ -264,6 +264,7 @@ class Conformance:
             yield _refuses("edit", lambda: model.edit(self.pixels, texts, SEEDS, few))
         _spoil(model.parameters())
         yield _refuses("answer", lambda: model.answer(self.encoded, questions, 4))
+        yield _refuses("encode", lambda: model.encode(self.pixels))
 
     def learning(self) -> Iterator[Check]:
         """One batch can be over-fitted, and only what is trainable changes meanwhile."""

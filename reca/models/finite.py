@@ -1,7 +1,7 @@
-"""Refusing what cannot be seen afterwards: a token of NaN logits is a token, a picture of NaN is some uint8 picture."""
+"""Refusing what nobody sees afterwards: NaN logits have a largest one, NaN latents have codes, NaN pictures colours."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ ANSWER = "the logits of the answer"
 CODES = "the logits of the codes"
 LATENTS = "the latents"
 PICTURE = "the picture"
+TOKENIZED = "the image tokenizer's latents"
 
 MEND = (
     "use float32 (float16 overflows above 65,504), or another checkpoint: its weights may be damaged, or its training "
@@ -69,6 +70,20 @@ class Watch:
         self._odd[what] = self._odd[what] | odd if what in self._odd else odd
         return values
 
+    def encoded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Look at what `UnifiedModel.encode` is to return, and give it back.
+
+        Args:
+            tensors: [B, ...] each; codes cannot be looked at, so their latents must have been seen.
+
+        Raises:
+            NonFiniteOutputError: something seen was not finite.
+        """
+        for name, values in tensors.items():
+            if values.is_floating_point():
+                self.see(f"the encoded {name}", values)
+        return self.passed(tensors)
+
     def passed(self, result: T) -> T:
         """Give the result back.
 
@@ -81,8 +96,14 @@ class Watch:
         first = {row: next((what for what, rows in odd.items() if rows[row]), None) for row in range(count)}
         faults = {row: f"{self.family}: NaN or infinity in {what}" for row, what in first.items() if what}
         if faults:
-            raise NonFiniteOutputError(faults, count, result.cpu() if isinstance(result, Tensor) else result)
+            raise NonFiniteOutputError(faults, count, _on_cpu(result))
         return result
+
+
+def _on_cpu(result: Any) -> Any:
+    if isinstance(result, dict):
+        return {name: _on_cpu(value) for name, value in cast("dict[str, Any]", result).items()}
+    return result.cpu() if isinstance(result, Tensor) else result
 
 
 class WatchedLogits(LogitsProcessor):

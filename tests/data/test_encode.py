@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ray_instance import by_value, small_ray
-from toy import BrokenEncoder, ToyEncoder, expected
+from toy import BrokenEncoder, RefusingEncoder, ToyEncoder, expected
 
 from reca.config import DataConfig, ExecutionConfig
 from reca.data.encode import encode
@@ -50,6 +50,14 @@ def test_values_that_are_not_finite_are_named(images: Path, tmp_path: Path) -> N
         DatasetError, match=r"^tensor 'features' of the batch .* key '000000000' .*check the encoder's checkpoint$"
     ):
         encode(str(images), tmp_path / "out", BrokenEncoder, SQUARE, ExecutionConfig(workers=1), batch=200)
+
+
+def test_pictures_that_the_encoder_refuses_are_named(images: Path, tmp_path: Path) -> None:
+    message = (
+        r"^image '000000002': toy: NaN in the latents; so 2 of the 100 images of its batch; use float32 .*diverged$"
+    )
+    with pytest.raises(DatasetError, match=message):
+        encode(str(images), tmp_path / "out", RefusingEncoder, SQUARE, ExecutionConfig(workers=1), batch=100)
 
 
 def test_more_actors_than_the_cluster_holds_are_refused(images: Path, tmp_path: Path) -> None:

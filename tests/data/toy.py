@@ -26,6 +26,15 @@ class BrokenEncoder(ToyEncoder):
         return out
 
 
+class RefusingEncoder(ToyEncoder):
+    """Refuses the third and the fourth picture."""
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        from reca.models.finite import NonFiniteOutputError
+
+        raise NonFiniteOutputError(dict.fromkeys((2, 3), "toy: NaN in the latents"), len(pixels), {})
+
+
 def expected(images: Path, index: int) -> dict[str, Tensor]:
     """What `ToyEncoder` makes of one row, computed here."""
     import numpy as np

@@ -55,3 +55,21 @@ def test_the_reader_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"1": {"imageId": "a"}}')
     with pytest.raises(BenchmarkError, match="missing required field `question`"):
         read_gqa(str(tmp_path / "cut.json"))
+
+
+def test_a_set_of_somebodys_own_is_not_titled_gqa(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "own.json"))
+    entries = json.loads(path.read_text())
+    for entry in entries.values():
+        entry["set"] = "my street"
+    path.write_text(json.dumps(entries))
+    gqa = read_gqa(str(path))
+    records = [gqa.decide(item, 0, ("yes",)) for item in gqa.items]
+    assert gqa.totals(records, "rules alone", 10).benchmark == "my street, GQA's format, 4 items"
+    assert gqa.totals(records[1:], "rules alone", 10).benchmark == "my street, GQA's format, 4 items, incomplete"
+    del entries["202"]["set"]
+    path.write_text(json.dumps(entries))
+    with pytest.raises(
+        BenchmarkError, match=r"own\.json: key '202' is of the set '', key '200' of the set 'my street'"
+    ):
+        read_gqa(str(path))

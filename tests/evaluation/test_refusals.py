@@ -31,7 +31,7 @@ from reca.evaluation.picture_questions import PictureQuestion
 from reca.evaluation.pope import POPE, SETS
 from reca.evaluation.prompt_files import read_dpgbench
 from reca.evaluation.records import BenchmarkError, Item
-from reca.evaluation.refusals import UNSCORED, AllRefusedError
+from reca.evaluation.refusals import UNSCORED, AllRefusedError, Tally, after_encoding, spaced
 from reca.evaluation.suite import compare_all, evaluate_all, load_all
 from reca.models.base import Geometry, UnifiedModel
 from reca.models.finite import MEND, NonFiniteOutputError
@@ -109,6 +109,69 @@ def test_a_model_that_refuses_everything_ends_the_stage(tmp_path: Path) -> None:
         find_pictures(str(folder), bench.items)
 
 
+def test_a_model_that_refuses_everything_ends_the_stage_early(tmp_path: Path) -> None:
+    bench, folder, model = (
+        benchmark(tmp_path, words=[f"a red cat {n}" for n in range(40)]),
+        tmp_path / "pictures",
+        Picky(""),
+    )
+    message = (
+        r"^none of the first 32 of 80 pictures can be scored, so the rest was not tried: "
+        r"tiny: NaN or infinity in the picture; use float32 .* diverged; then run the same command again$"
+    )
+    with pytest.raises(AllRefusedError, match=message):
+        draw(bench, lambda: model, str(folder), CONFIG, EXECUTION)
+    assert len(model.calls) == 32 // CONFIG.batch_size
+    # From all over the set, not its first items.
+    firsts = [drawings(bench, CONFIG.seed)[number * 20 // 8 * CONFIG.batch_size].seeds[0] for number in range(8)]
+    assert [seeds[0] for _, seeds in model.calls] == firsts
+    assert draw(bench, Recorder, str(folder), CONFIG, EXECUTION).drawn == 80
+    few = dict(sorted(pixels(folder).items())[-1:])
+    for path in folder.rglob("*.png"):
+        if str(path.relative_to(folder)) not in few:
+            path.unlink()
+    # One picture is there already, so what is missing is counted and no end.
+    assert draw(bench, lambda: Picky(""), str(folder), CONFIG, EXECUTION).refused == 79
+
+
+def test_few_batches_and_few_items_are_no_reason_to_end_early() -> None:
+    tally = Tally(600, "answers")
+    for _ in range(3):
+        tally.add(50, [REASON] * 50)
+    tally.add(50, [REASON] * 49)
+    for _ in range(9):
+        tally.add(50, [REASON] * 50)
+    tally.close()
+    tally = Tally(600, "answers")
+    for size in (10, 10, 10, 1):
+        tally.add(size, [REASON] * size)
+    with pytest.raises(AllRefusedError) as error:
+        tally.add(4, ["tiny: NaN in the answer"] * 4)
+    found = f"{REASON} (31), tiny: NaN in the answer (4)"
+    assert f"none of the first 35 of 600 answers can be scored, so the rest was not tried: {found}; " in str(
+        error.value
+    )
+
+
+def test_what_could_not_be_asked_for_is_no_sound_answer() -> None:
+    tally = Tally(6, "items")
+    tally.add(2, [REASON] * 2, unread=1)
+    tally.add(3, [REASON] * 3)
+    with pytest.raises(AllRefusedError, match="none of 5 items can be scored"):
+        tally.close()
+    Tally(0, "items").close()
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "first"), [(40, 8, [0, 10, 20, 30]), (3, 50, [0, 1, 2]), (9, 1, [*range(9)])]
+)
+def test_the_first_batches_are_from_all_over_and_none_is_lost(count: int, size: int, first: list[int]) -> None:
+    order = spaced(range(count), size)
+    assert order[: len(first)] == first
+    assert sorted(order) == list(range(count))
+    assert order[len(first) :] == sorted(order[len(first) :])
+
+
 def test_a_grid_with_a_refused_sample_is_refused(tmp_path: Path) -> None:
     heading = "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
     end = "entity,whole,entity - whole (cat),is there a cat ?"
@@ -157,9 +220,9 @@ class Doubter(torch.nn.Module):
         return refuse(["yes"] * len(questions), [self.word in text for text in questions])
 
 
-def questions(folder: Path) -> tuple[POPE, Pictures]:
+def questions(folder: Path, times: int = 1) -> tuple[POPE, Pictures]:
     Image.new("RGB", (8, 8)).save(folder / "picture.png")
-    texts = [(group, f"is there a {name}?") for group in SETS for name in ("cat", "dog")]
+    texts = [(group, f"is there a {name}?") for group in SETS for name in ("cat", "dog")] * times
     items = tuple(
         Item(f"{n}", group, text, (PictureQuestion(text, "yes"),), (f"{n}",), source="picture.png")
         for n, (group, text) in enumerate(texts)
@@ -191,6 +254,30 @@ def test_a_model_that_answers_nothing_ends_the_stage(tmp_path: Path) -> None:
     load: Any = lambda device: Examinee(lambda: Doubter(""), device, 4, 8)  # noqa: E731
     with pytest.raises(AllRefusedError, match="none of 6 items can be scored: tiny: NaN"):
         look(bench, pictures, load, (), str(tmp_path / "work"), SHAPES["pope"], EXECUTION, 3)
+
+
+def test_a_model_that_answers_nothing_ends_the_stage_early(tmp_path: Path) -> None:
+    bench, pictures = questions(tmp_path, 40)
+    model = Doubter("")
+    load: Any = lambda device: Examinee(lambda: model, device, 4, 8)  # noqa: E731
+    with pytest.raises(AllRefusedError, match="none of the first 33 of 240 items can be scored, so the rest was not"):
+        look(bench, pictures, load, (), str(tmp_path / "work"), SHAPES["pope"], EXECUTION, 3)
+    assert model.asked == 33
+
+
+def test_rows_whose_pictures_cannot_be_encoded_are_refused_too(tmp_path: Path) -> None:
+    class Blind(Doubter):
+        def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+            return refuse(super().encode(pixels), [row == 0 for row in range(len(pixels))])
+
+    bench, pictures = questions(tmp_path)
+    load: Any = lambda device: Examinee(Blind, device, 4, 8)  # noqa: E731
+    records = look(bench, pictures, load, (), str(tmp_path / "work"), SHAPES["pope"], EXECUTION, 3)
+    # Three questions at once: the first picture of each call, and every dog.
+    assert [record.unscored is None for record in records] == [False, False, True, False, True, False]
+    with pytest.raises(NonFiniteOutputError) as error:
+        after_encoding(lambda: refuse("abc", [False, True, False]), lambda text: refuse(text, [True, True, False]))
+    assert (error.value.faults, error.value.rows, error.value.result) == ({0: REASON, 1: REASON}, 3, "abc")
 
 
 def picky(oracle: UnifiedModel, every: int = 4) -> Any:

@@ -20,7 +20,9 @@ def test_the_sample_is_read_as_gqa(tmp_path: Path, capsys: pytest.CaptureFixture
     pictures = [read_picture(found.found[item.key, 0]) for item in bench.items]
     assert {picture.size for picture in pictures} == {(64, 64)}
     records = [bench.decide(item, 0, (item.asked[0].label,)) for item in bench.items]
-    assert bench.totals(records, "rules alone", 10).score() == 1.0
+    totals = bench.totals(records, "rules alone", 10)
+    assert totals.score() == 1.0
+    assert totals.benchmark == "sample about the built-in world, GQA's format, 10 items"
 
 
 def test_an_empty_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

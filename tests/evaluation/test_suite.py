@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -97,6 +98,17 @@ def test_other_settings_are_not_compared(
     fewer, _ = evaluate(junk, replace(config, prompts_per_task=2))
     with pytest.raises(BenchmarkError, match="hold other items"):
         compare(scored[0].minigeneval, fewer)
+    guided = replace(scored[0].minigeneval.sampling, guidance=9.0)
+    with pytest.raises(BenchmarkError, match=r"differ in sampling: .* and SamplingConfig\(guidance=9\.0"):
+        compare(scored[0].minigeneval, msgspec.structs.replace(scored[1].minigeneval, sampling=guided))
+    answers = msgspec.structs.replace(scored[1].understanding, answers=scored[1].understanding.answers[::-1])
+    with pytest.raises(BenchmarkError, match="the questions of the two models are not the same"):
+        compare_all(scored[0], msgspec.structs.replace(scored[1], understanding=answers))
+    first, *others = scored[1].reconstruction.pictures
+    pictures = (msgspec.structs.replace(first, seed=first.seed + 1), *others)
+    redrawn = msgspec.structs.replace(scored[1].reconstruction, pictures=pictures)
+    with pytest.raises(BenchmarkError, match="the reconstructions of the two models are not the same"):
+        compare_all(scored[0], msgspec.structs.replace(scored[1], reconstruction=redrawn))
 
 
 def test_pictures_do_not_depend_on_the_batch(junk: UnifiedModel, config: EvaluationConfig) -> None:

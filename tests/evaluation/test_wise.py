@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from reca.evaluation.records import Item
+from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.wise import (
     CATEGORIES,
     CRITERIA,
@@ -147,3 +147,13 @@ def test_verified_edition() -> None:
     assert VERIFIED.decide(VERIFIED.items[0], 0, thought).scores == {"score": 0.0}
     partial = verified_totals({1: 1, 2: 0, 3: 0.5, 401: 1})
     assert (partial["CULTURE"], partial["TIME"], partial["overall"]) == (0.5, 1.0, None)
+
+
+def test_records_of_the_other_edition_are_refused_where_their_prompts_are_the_same() -> None:
+    first = [BENCH.decide(BENCH.items[0], 0, reply(2, 1, 0))]
+    verified = [VERIFIED.decide(VERIFIED.items[0], 0, "Score: 1")]
+    message = "sample 0: has no {}: the rules of another benchmark or edition decided it; score again"
+    with pytest.raises(BenchmarkError, match=f"WISE_Verified: record of item '1', {message.format('score')}"):
+        VERIFIED.totals(first, "a judge", 10)
+    with pytest.raises(BenchmarkError, match=f"WISE: record of item '1', {message.format('WiScore')}"):
+        BENCH.differences(first, verified, 10)

@@ -169,6 +169,14 @@ class AnswersNaN(Broken):
             raise NonFiniteOutputError({0: error.faults[0]}, error.rows, error.result) from error
 
 
+class CodesOfNaN(Broken):
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        try:
+            return super().encode(pixels)
+        except NonFiniteOutputError as error:
+            return error.result
+
+
 class LearnsNothing(Broken):
     def also(self, term: LossTerm, batch: Batch) -> LossTerm:
         return LossTerm(term.total.detach() + 0 * self.janus.lm_head.weight.sum(), term.count)
@@ -259,6 +267,7 @@ CASES: dict[type[Broken], tuple[str, str]] = {
     IgnoresGuidance: ("sampling", "generate: guidance changes pictures"),
     DrawsNaN: ("refusal", "generate: rows of NaN are refused"),
     AnswersNaN: ("refusal", "answer: rows of NaN are refused"),
+    CodesOfNaN: ("refusal", "encode: rows of NaN are refused"),
     LearnsNothing: ("learning", "reconstruction: loss falls on one batch"),
     FrozenDrifts: ("learning", "frozen parts, 219 tensors, unchanged"),
     ForgetsUpdates: ("learning", "trained parts change"),
@@ -338,7 +347,7 @@ def test_the_command_succeeds_only_if_everything_holds(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder), "--family", "janus"]) == 0
-    assert "58 of 58 checks hold" in capsys.readouterr().out
+    assert "59 of 59 checks hold" in capsys.readouterr().out
     kind = f"{SavesRounded.__module__}:{SavesRounded.__name__}"
     assert main([str(folder), "--family", kind, "--tasks", "reconstruction"]) == 1
     assert "do not" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reca.config import SamplingConfig
 from reca.models.base import Editor, UnifiedModel
-from reca.models.finite import ANSWER, CODES, LATENTS, PICTURE, NonFiniteOutputError, Watch, WatchedLogits
+from reca.models.finite import ANSWER, CODES, LATENTS, PICTURE, TOKENIZED, NonFiniteOutputError, Watch, WatchedLogits
 
 TEXTS = ("two blue dogs", "a red cat", "describe the image in detail")
 SEEDS = (1, 2, 3)
@@ -119,3 +119,48 @@ def test_logits_behind_the_end_of_an_answer_do_not_matter() -> None:
     WatchedLogits(watch, None)(torch.full((3, 1), stop), torch.ones(3, 9))
     watch.see(ANSWER, broken, torch.zeros(3, dtype=torch.bool))
     assert watch.passed(["yes"]) == ["yes"]
+
+
+ENCODER = {
+    "showo": "magvit.encoder",
+    "harmon": "vae.encoder",
+    "janus": "janus.model.vqmodel.encoder",
+    "openuni": "vae.encoder",
+    "bagel": "vae.autoencoder.encoder",
+}
+"""What makes latents of a picture."""
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("family", BUILD)
+def test_latents_out_of_nan_are_refused_and_give_no_code(family: str, bad: float) -> None:
+    model = BUILD[family]()
+    sound = model.encode(pictures(model))
+    with torch.no_grad():
+        model.get_submodule(f"{ENCODER[family]}.conv_out").get_parameter("bias")[0] = bad
+    with pytest.raises(NonFiniteOutputError) as error:
+        model.encode(pictures(model))
+    named = {"showo": TOKENIZED, "janus": TOKENIZED, "bagel": "the encoded latent_mean"}
+    what = named.get(family, "the encoded latents")
+    assert error.value.faults == dict.fromkeys(range(3), f"{family}: NaN or infinity in {what}")
+    assert {name: (v.dtype, v.shape) for name, v in error.value.result.items()} == {
+        name: (v.dtype, v.shape) for name, v in sound.items()
+    }
+
+
+@pytest.mark.parametrize("family", BUILD)
+def test_only_the_rows_of_bad_pixels_are_refused(family: str) -> None:
+    model = BUILD[family]()
+    sound = model.encode(pictures(model))
+
+    def spoil(_: object, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        images = arguments[0].clone()
+        images[1, 0, 0, 0] = torch.nan
+        return (images,)
+
+    model.get_submodule(ENCODER[family]).register_forward_pre_hook(spoil)
+    with pytest.raises(NonFiniteOutputError) as error:
+        model.encode(pictures(model))
+    assert list(error.value.faults) == [1]
+    for name, values in error.value.result.items():
+        assert torch.equal(values[[0, 2]], sound[name][[0, 2]])

@@ -216,6 +216,65 @@ def test_sides_are_compared_over_what_both_have(recipe: BenchmarkRecipe, sets: P
         scored(recipe, "wise", tmp_path / "one", tmp_path / "none", compare=str(tmp_path / "two"))
 
 
+def drawn_with(folder: Path, benchmark: str, edition: str, guidance: float, seed: int = 0) -> None:
+    said = {"benchmark": benchmark, "edition": edition, "seed": seed, "batch_size": 8}
+    sampling = {"guidance": guidance, "steps": 50, "temperature": 1.0}
+    (folder / "drawing.json").write_text(json.dumps({**said, "sampling": sampling}))
+
+
+def reported(folder: Path, name: str = "tables.md") -> str:
+    """A file of the report of a run."""
+    (path,) = folder.glob(f"*/{name}")
+    return path.read_text()
+
+
+def test_sides_that_were_not_drawn_alike_are_told_first(recipe: BenchmarkRecipe, sets: Path, tmp_path: Path) -> None:
+    made("wise", sets, tmp_path / "one")
+    made("wise", sets, tmp_path / "two")
+    drawn_with(tmp_path / "one", "WISE", "first edition", 5.0)
+    drawn_with(tmp_path / "two", "WISE", "first edition", 5.0)
+    found = scored(recipe, "wise", tmp_path / "one", tmp_path / "same", compare=str(tmp_path / "two"))
+    assert [side["settings"]["guidance"] for side in found["sides"].values()] == ["5", "5"]
+    assert "not the same" not in reported(tmp_path / "same")
+    drawn_with(tmp_path / "two", "WISE", "first edition", 3.0, seed=1)
+    scored(recipe, "wise", tmp_path / "one", tmp_path / "other", compare=str(tmp_path / "two"))
+    end = "; the difference is not of the models alone"
+    expected = [
+        f"not the same {name}: {text}{end}"
+        for name, text in (("guidance", "5 (one) and 3 (two)"), ("noise seed", "0 (one) and 1 (two)"))
+    ]
+    notes = [line for line in reported(tmp_path / "other").splitlines() if line.startswith("- ")]
+    assert [line.split(": ", 1)[1] for line in notes[:2]] == expected
+    assert expected[0] in reported(tmp_path / "other", "report.html")
+    (tmp_path / "two/drawing.json").write_text("made by another tool")
+    (tmp_path / "two/1.png").unlink()
+    (tmp_path / "two/1001.png").write_bytes(png())
+    scored(recipe, "wise", tmp_path / "one", tmp_path / "unknown", compare=str(tmp_path / "two"))
+    page = reported(tmp_path / "unknown")
+    for said in (
+        "guidance: 5 (one) and not known (two)",
+        "number of judged pictures: 2 (one) and 1 (two)",
+        "pictures of no item: none (one) and 1, such as 1001.png (two)",
+    ):
+        assert f"not the same {said}{end}" in page
+
+
+def test_pictures_that_were_drawn_for_another_edition_are_refused(
+    recipe: BenchmarkRecipe, sets: Path, tmp_path: Path
+) -> None:
+    for name, edition in (("WISE", "first edition, rewritten prompts"), ("WISE_Verified", "2026")):
+        made("wise", sets, tmp_path / name)
+        drawn_with(tmp_path / name, name, edition, 5.0)
+        message = (
+            f"drawing.json says that these pictures were drawn for {name}, {edition}; they are to be scored as WISE"
+        )
+        with pytest.raises(ValueError, match=message):
+            scored(recipe, "wise", tmp_path / name, tmp_path / f"{name} scored")
+    made("dpgbench", sets, tmp_path / "dpg")
+    drawn_with(tmp_path / "dpg", "DPG-Bench", "1,065 of 1,065 items", 5.0)
+    assert scored(recipe, "dpgbench", tmp_path / "dpg", tmp_path / "part")["sides"]
+
+
 def test_a_judge_out_of_reach_is_named(
     recipe: BenchmarkRecipe, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +395,12 @@ BROKEN = [
     ("dpgbench", "dpg.csv", "item_id,text\na,b\n", "dpg.csv: column proposition_id, dependency"),
     ("wise", "wise.txt", "Is this <prompt>?", "wise.txt: place-holder <explanation> is missing; put it where"),
     ("wise", "wise.txt", " ", "wise.txt: is empty; get data or data_verified of github PKU-YuanGroup/WISE"),
+    (
+        "wise",
+        "wise.txt",
+        "<prompt> <explanation> Score: 1",
+        "wise.txt: asks for one score, 0 or 1, as the judge prompt",
+    ),
     ("wise", "wise.json", json.dumps([VERIFIED]), "650 has the Category 'Biology', which the first edition does not"),
     ("imgedit", "imgedit_prompts.json", "{}", "imgedit_prompts.json: the prompt for 'add' names 0 scores, expected 3"),
     (

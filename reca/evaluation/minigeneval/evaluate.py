@@ -137,9 +137,9 @@ def compare(before: MiniGenEvalResult, after: MiniGenEvalResult, resamples: int 
         resamples: bootstrap resamples.
 
     Raises:
-        BenchmarkError: when prompts, noise, scorer or edition differ.
+        BenchmarkError: when prompts, noise, sampler settings, scorer or edition differ.
     """
-    require_alike(before, after, ("benchmark", "split", "scorer", "seed"))
+    require_alike(before, after, ("benchmark", "split", "scorer", "seed", "sampling"))
     scores, strict = (
         differences(by_task(before.records, measure), by_task(after.records, measure), resamples)
         for measure in (CORRECT, STRICT)

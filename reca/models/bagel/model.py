@@ -106,12 +106,12 @@ class BagelModel(UnifiedModel, Editor):
             does, and `features` float32 [B, rows, columns, D] of the picture at the size of `condition`.
 
         Raises:
-            ValueError: pictures of another size than `geometry` says.
+            ValueError: pictures of another size than `geometry` says. NonFiniteOutputError: see `UnifiedModel.encode`.
         """
         check_size(pixels, self.config.image_size)
-        mean, deviation = self.vae.moments(normalised(pixels.to(self.device)))
-        features = self.features(resized(pixels, self.config.condition))
-        return {"latent_mean": mean.float(), "latent_std": deviation.float(), "features": features.float()}
+        mean, deviation = (moment.float() for moment in self.vae.moments(normalised(pixels.to(self.device))))
+        features = self.features(resized(pixels, self.config.condition)).float()
+        return Watch(self.family).encoded({"latent_mean": mean, "latent_std": deviation, "features": features})
 
     def features(self, pixels: Tensor) -> Tensor:
         """Understanding features float32 [B, rows, columns, D] of uint8 [B, 3, H, W], already resized."""

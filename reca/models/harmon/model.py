@@ -97,9 +97,11 @@ class HarmonModel(UnifiedModel):
 
         Raises:
             ValueError: images of another size.
+            NonFiniteOutputError: naming the rows whose numbers are not finite.
         """
         check_size(pixels, self.config.image_size)
-        return {"latents": encode_pixels(self.vae, from_bytes(pixels.to(self.device)), self.config)}
+        latents = encode_pixels(self.vae, from_bytes(pixels.to(self.device)), self.config)
+        return Watch(self.family).encoded({"latents": latents})
 
     # Batches and draws
 

@@ -134,6 +134,7 @@ class JanusProModel(UnifiedModel):
 
         Raises:
             ValueError: the images have another size than `geometry`.
+            NonFiniteOutputError: naming the rows whose numbers are not finite.
         """
         check_size(pixels, self.sizes.image)
         pixels = pixels.to(self.device)
@@ -142,10 +143,9 @@ class JanusProModel(UnifiedModel):
             for values in (self.processing.image_mean, self.processing.image_std)
         )
         seen = self.janus.model.vision_model(pixel_values=(pixels.float() / 255 - mean) / std)
-        return {
-            "codes": image_codes(self.janus.model.vqmodel, from_bytes(pixels)).int(),
-            "features": seen.last_hidden_state.float(),
-        }
+        watch = Watch(self.family)
+        codes = image_codes(self.janus.model.vqmodel, from_bytes(pixels), watch).int()
+        return watch.encoded({"codes": codes, "features": seen.last_hidden_state.float()})
 
     # Batches and draws
 

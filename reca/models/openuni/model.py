@@ -129,10 +129,12 @@ class OpenUniModel(UnifiedModel):
 
         Raises:
             ValueError: the images have another size.
+            NonFiniteOutputError: naming the rows whose numbers are not finite.
         """
         check_size(pixels, self.config.image_size)
         images = from_bytes(pixels.to(self.device))
-        return {"latents": self.vae.encode(images, return_dict=False)[0], "features": self.lmm.features(images)}
+        latents = self.vae.encode(images, return_dict=False)[0]
+        return Watch(self.family).encoded({"latents": latents, "features": self.lmm.features(images)})
 
     # Batches and draws
 

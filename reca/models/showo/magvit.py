@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reca.models.finite import TOKENIZED, Watch
 from reca.models.showo.config import MagvitConfig
 
 WEIGHT = 0.1
@@ -62,9 +63,13 @@ class Magvit(nn.Module):
         z_q = self.quantize(z)
         return MagvitOutput(self.decoder(z_q), z_q, self.quantize.codes(z), quantizer_losses(z))
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Codes int64 [B, N] (row-major) of `pixels`, float [B, 3, S, S] in [-1, 1]; S is a multiple of the factor."""
-        return self.quantize.codes(self.encoder(pixels))
+    def encode(self, pixels: Tensor, watch: Watch | None = None) -> Tensor:
+        """Codes int64 [B, N] (row-major) of `pixels`, float [B, 3, S, S] in [-1, 1]; S is a multiple of the factor.
+
+        A NaN latent is a bit like any other (0): who cannot be sure of the pixels or the weights gives a `watch`.
+        """
+        z = self.encoder(pixels)
+        return self.quantize.codes(z if watch is None else watch.see(TOKENIZED, z))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Pixels float [B, 3, S, S] in about [-1, 1], not clamped, of square row-major `codes`, int64 [B, N]."""

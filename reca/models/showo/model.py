@@ -106,21 +106,21 @@ class ShowoModel(UnifiedModel):
             understanding branch needs its own.
 
         Raises:
-            ValueError: pictures of another size than `geometry` says.
+            ValueError: pictures of another size than `geometry` says. NonFiniteOutputError: see `UnifiedModel.encode`.
         """
         check_size(pixels, self.config.image_size)
         images = from_bytes(pixels.to(self.device))
-        side = self.config.clip.image_size
-        encoded = {"codes": self.magvit.encode(images).int()}
+        side, watch = self.config.clip.image_size, Watch(self.family)
+        encoded = {"codes": self.magvit.encode(images, watch).int()}
         if self.config.condition == "vq":
-            encoded["condition_codes"] = self.magvit.encode(plain_resize(images, images.shape[-1] // 2)).int()
+            encoded["condition_codes"] = self.magvit.encode(plain_resize(images, images.shape[-1] // 2), watch).int()
         else:
             encoded["features"] = self.clip_features(plain_resize(images, side))
         if self.config.clip_normalize_understanding:
             encoded["understanding_features"] = self.clip_features(clip_resize(images, side))
         elif self.config.condition == "vq":
             encoded["understanding_features"] = self.clip_features(plain_resize(images, side))
-        return encoded
+        return watch.encoded(encoded)
 
     def clip_features(self, pixels: Tensor) -> Tensor:
         """Understanding features float32 [B, C, D] of CLIP's input, float32 [B, 3, s, s]: hidden states of the
