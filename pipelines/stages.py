@@ -243,6 +243,7 @@ def training_facts(trained: Trained, training: TrainingConfig) -> dict[str, str]
         "speed": f"{trained.updates / seconds:.1f} updates/s, {trained.images / seconds:.0f} images/s",
         "waiting for data": f"{trained.wait_share:.1%}",
         "workers": str(trained.workers),
+        "checkpoint": f"{trained.uri}/model",
     }
     if trained.device_seconds:
         facts["device-hours"] = f"{trained.device_seconds / 3600:.2f}"
