@@ -116,11 +116,12 @@ def _initialize(route: Route, cpus: int | None) -> None:
     except Exception as error:  # Ray raises a bare Exception where its own node does not come up in time
         where = "start Ray on this machine" if route == "local" else f"reach Ray at RAY_ADDRESS={address or 'auto'}"
         mend = (
-            "check free memory, disk space below /tmp and RAY_TMPDIR"
+            "check free memory, disk space below /tmp and RAY_TMPDIR, and how busy the machine is: Ray gives up when "
+            "its processes take longer than half a minute to start"
             if route == "local"
             else "check `ray status` there (and RAY_AUTH_MODE=token if the cluster asks for one), or unset RAY_ADDRESS"
         )
-        raise ClusterError(f"cannot {where}: {error}; {mend}") from error
+        raise ClusterError(f"cannot {where}: {str(error).rstrip('.')}; {mend}") from error
 
 
 def _start_local(cpus: int | None) -> None:

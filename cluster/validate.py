@@ -5,6 +5,7 @@ is above the cluster's. All of them show up minutes later as a failed or missing
 Usage: `python -m cluster.validate FILE...`
 """
 
+import argparse
 import copy
 import difflib
 import sys
@@ -165,10 +166,11 @@ def _unknown(where: str, name: str, known: Iterable[str]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print what is wrong with each file; exit status 1 if anything is."""
-    if not arguments:
-        print("usage: python -m cluster.validate FILE...", file=sys.stderr)
-        return 2
-    problems = {name: find_problems(Path(name)) for name in arguments}
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.validate", description="Check cluster files before `ray up`: no account is needed."
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="YAML file for `ray up`, provider aws or local")
+    problems = {name: find_problems(Path(name)) for name in parser.parse_args(arguments).files}
     for name, found in problems.items():
         print("\n".join(found) if found else f"{name}: fine (Ray {version('ray')})")
     return int(any(problems.values()))

@@ -117,25 +117,30 @@ with published files, whose places stand in capitals (docs/benchmarks.md says wh
 RECIPES: Mapping[str, Callable[[], BenchmarkRecipe]] = {"published": published}
 
 
+def short_flags() -> argparse.ArgumentParser:
+    """The flags that stand for `--set` words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("what is scored")
+    group.add_argument("--model", metavar="FAMILY", help="family of the checkpoint")
+    group.add_argument("--checkpoint", metavar="PATH", help="checkpoint that is scored")
+    group.add_argument("--benchmarks", metavar="a,b", help=f"which ones: {', '.join(BENCHMARKS)}")
+    group.add_argument("--images", metavar="DIR", help="score pictures made elsewhere instead of a model's")
+    group.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two checkpoints, or two folders of pictures")
+    return parser
+
+
 def set_words(argv: Sequence[str]) -> list[str]:
     """Turn the short flags into `--set` words; all other words stay.
 
     `--model FAMILY`, `--checkpoint PATH`, `--benchmarks a,b`, `--images DIR`, and `--compare A B`: two checkpoints of
     the family, or, without `--model`, two folders of pictures.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    parser.add_argument("--model", metavar="FAMILY", help="family of the checkpoint")
-    parser.add_argument("--checkpoint", metavar="PATH", help="checkpoint that is scored")
-    parser.add_argument("--benchmarks", metavar="a,b", help=f"which ones: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--images", metavar="DIR", help="score pictures made elsewhere instead of a model's")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two checkpoints, or two folders of pictures")
+    parser = short_flags()
     flags, words = parser.parse_known_args(list(argv))
     rivals = [("--compare", flags.compare, name, getattr(flags, name)) for name in ("images", "checkpoint")]
     for first, one, second, other in (*rivals, ("--images", flags.images, "model", flags.model)):
         if one is not None and other is not None:
             parser.exit(2, f"error: {first} and --{second} both say what is scored; give one of them\n")
-    if {"-h", "--help"} & set(words):
-        print(parser.format_help())
     given = {
         "model.family": flags.model,
         "model.checkpoint": flags.checkpoint,
@@ -148,4 +153,5 @@ def set_words(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(evaluate, RECIPES, "published", set_words(sys.argv[1:]), JudgingExecution(), check, EXAMPLES))
+    own = set_words(sys.argv[1:])
+    sys.exit(main(evaluate, RECIPES, "published", own, JudgingExecution(), check, EXAMPLES, [short_flags()]))

@@ -61,11 +61,18 @@ def encode(ctx: StageContext, shards: ImageShards, model: Checkpoint) -> Encoded
 
     from reca.data.encode import encode as write_encoded
 
+    loaded = load_artifact(model)
+    if shards.kind == "instructions" and loaded.understanding_frozen:
+        # Said here, minutes after the start, rather than by the first update of `train`.
+        raise SettingsError(
+            f"the understanding side of {model.family} is frozen, so image-to-text trains nothing; set "
+            "training.lambda_i2t=0"
+        )
     report = write_encoded(
         shards.uri,
         ctx.output,
         partial(load_artifact, model),
-        load_artifact(model).geometry,
+        loaded.geometry,
         ctx.execution,
         ctx.progress,
     )
@@ -236,6 +243,7 @@ def training_facts(trained: Trained, training: TrainingConfig) -> dict[str, str]
         "speed": f"{trained.updates / seconds:.1f} updates/s, {trained.images / seconds:.0f} images/s",
         "waiting for data": f"{trained.wait_share:.1%}",
         "workers": str(trained.workers),
+        "checkpoint": f"{trained.uri}/model",
     }
     if trained.device_seconds:
         facts["device-hours"] = f"{trained.device_seconds / 3600:.2f}"

@@ -39,8 +39,9 @@ def space_of(recipe: RecaRecipe) -> tuple[Range, ...]:
     """Ranges around a recipe's values.
 
     The learning rate spans a factor of 4 to both sides. AdamW ignores a common factor of all weights (before clipping),
-    so what counts is their ratio: `lambda_recon` spans a factor of 4 to both sides, `lambda_i2t` 0 (the paper's choice
-    for decoupled models) to twice the larger of 1 and its own value (1 is the paper's choice for shared transformers).
+    so what counts is their ratio: `lambda_recon` spans a factor of 4 to both sides, `lambda_i2t` 0 to twice the larger
+    of 1 and its own value (1 is the paper's choice for shared transformers). A recipe without image-to-text, the
+    paper's choice for decoupled models, stays without it: a frozen understanding side refuses to train on it.
 
     Raises:
         SpaceError: the recipe does not train RecA, or a value is not above 0.
@@ -53,9 +54,10 @@ def space_of(recipe: RecaRecipe) -> tuple[Range, ...]:
             raise SpaceError(f"training.{name}={getattr(training, name)} must be above 0: the range is drawn around it")
     if not training.lambda_i2t >= 0:
         raise SpaceError(f"training.lambda_i2t={training.lambda_i2t} must be at least 0")
+    i2t = (Range("lambda_i2t", 0.0, 2 * max(1.0, training.lambda_i2t), log=False),) if training.lambda_i2t else ()
     return (
         Range("lambda_recon", training.lambda_recon / 4, training.lambda_recon * 4, log=True),
-        Range("lambda_i2t", 0.0, 2 * max(1.0, training.lambda_i2t), log=False),
+        *i2t,
         Range("learning_rate", training.learning_rate / 4, training.learning_rate * 4, log=True),
     )
 

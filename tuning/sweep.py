@@ -21,7 +21,7 @@ import msgspec  # noqa: E402
 
 from pipelines.dsl import DslError, RunOptions, SettingsError, Store, run_graph, settings  # noqa: E402
 from pipelines.dsl.canonical import key_of  # noqa: E402
-from pipelines.dsl.cli import default_store  # noqa: E402
+from pipelines.dsl.cli import Parser, default_store, open_store  # noqa: E402
 from pipelines.dsl.progress import read_line  # noqa: E402
 from pipelines.recipes import RECIPES, check  # noqa: E402
 from reca.config import ExecutionConfig, RecaRecipe  # noqa: E402
@@ -126,12 +126,13 @@ def parse(argv: Sequence[str]) -> Sweep:
     check(recipe, execution)
     rungs = rungs_of(recipe.training.updates)
     search_settings = SearchSettings(arguments.trials, rungs, concurrent=arguments.concurrent, seed=arguments.seed)
-    return Sweep(recipe, space_of(recipe), search_settings, execution, Store(arguments.store))
+    return Sweep(recipe, space_of(recipe), search_settings, execution, open_store(arguments.store))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sweep.py",
+        allow_abbrev=False,
         description="Sweep over loss weights and learning rate: every trial is the main job up to training, scored on "
         "validation prompts.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

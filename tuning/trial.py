@@ -76,8 +76,7 @@ def trial(recipe: RecaRecipe) -> Validation:
 
 def shared(recipe: RecaRecipe) -> Graph:
     """The part of every trial's graph that comes before training: data, features, the base and its gates."""
-    # With a weight on image-to-text, so that a recipe without it has its instructions ready for trials with it.
-    graph = trial.build(apply(recipe, {"lambda_i2t": 1.0}))
+    graph = trial.build(recipe)
     training = next(node for node in graph.nodes if node.stage.name == train.name)
     nodes = graph.ancestors(training)
     return Graph("shared", nodes, nodes[-1])

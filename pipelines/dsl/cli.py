@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -33,6 +33,15 @@ class NoContext:
     """The context of a pipeline that needs none."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest flag where one is misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with status 2."""
+        misspelt = message.partition("unrecognized arguments: ")[2].partition(" ")[0]
+        super().error(message + (settings.nearest(misspelt, self._option_string_actions) if misspelt else ""))
+
+
 def main(
     pipeline: Pipeline[R, A],
     recipes: Mapping[str, Callable[[], R]],
@@ -41,6 +50,7 @@ def main(
     execution: object | None = None,
     check: Callable[[R, Any], None] | None = None,
     examples: str = "",
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> int:
     """Run the command line of a pipeline.
 
@@ -52,12 +62,13 @@ def main(
         execution: default context, a frozen dataclass; `--context name=value` changes it.
         check: takes recipe and context, and raises `SettingsError` for what could never work; nothing is started then.
         examples: calls shown in the help; empty shows calls that fit every pipeline whose recipes need no more words.
+        parents: flags that the script turns into `--set` words before; they are shown in the help.
 
     Returns:
         Exit status: 0 done, 1 a stage failed or the store is not intact, 2 the call is wrong, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(pipeline, recipes, default, examples).parse_args(words)
+    arguments = _parser(pipeline, recipes, default, examples, parents).parse_args(words)
     try:
         job = _Job(pipeline, recipes, default, arguments, execution or NoContext(), words)
         if check is not None:
@@ -80,6 +91,18 @@ def default_store() -> str:
     return os.environ.get("RECA_STORE") or (os.path.expanduser("~/reca-store") if in_job else "store")
 
 
+def open_store(uri: str) -> Store:
+    """Return the store at a place; nothing is written yet.
+
+    Raises:
+        SettingsError: a file lies there, where a folder must be or can be made.
+    """
+    store = Store(uri)
+    if store.files.is_local and os.path.isfile(store.uri):
+        raise SettingsError(f"the store {store.uri} is a file; name a folder, which is made when missing: --store URI")
+    return store
+
+
 class _Job:
     """A parsed call: recipe with overrides, context, store; the graph is built when it is asked for."""
 
@@ -95,7 +118,7 @@ class _Job:
         self.pipeline = pipeline
         self.arguments = arguments
         self.words = words
-        self.store = Store(arguments.store)
+        self.store = open_store(arguments.store)
         self._refuse_stray_words(recipes, execution)
         base = settings.load_recipe(arguments.recipe, recipes, default)
         self.recipe, self.origins = settings.apply(base, arguments.set, "--set", f"recipe {arguments.recipe}")
@@ -220,7 +243,9 @@ def _verify(job: _Job) -> int:
             problems += job.store.problems(manifest, full=True)
     for problem in problems:
         print(f"altered: {problem}")
-    state = f"{len(problems)} problems; the next run makes these artifacts again" if problems else "all intact"
+    state = "all intact" if count else "nothing to verify"
+    if problems:
+        state = f"{len(problems)} problems; the next run makes these artifacts again"
     print(f"{count} artifacts in {job.store.uri}: {state}")
     return 1 if problems else 0
 
@@ -254,14 +279,21 @@ def _examples(program: str, default: str, change: str) -> str:
 
 
 def _parser(
-    pipeline: Pipeline[Any, Any], recipes: Mapping[str, Callable[[], Any]], default: str, examples: str
+    pipeline: Pipeline[Any, Any],
+    recipes: Mapping[str, Callable[[], Any]],
+    default: str,
+    examples: str,
+    parents: Sequence[argparse.ArgumentParser],
 ) -> argparse.ArgumentParser:
     program = os.path.basename(sys.argv[0]) or pipeline.name
     width = max(map(len, recipes))
     listed = "\n".join(f"  {name:<{width}}  {_summary(recipe)}" for name, recipe in recipes.items())
-    shown = examples or _examples(program, default, _first_number(recipes[default]()))
-    parser = argparse.ArgumentParser(
+    shown = examples or _examples(f"python {os.path.relpath(sys.argv[0])}", default, _first_number(recipes[default]()))
+    parser = Parser(
         prog=program,
+        # A shortened flag of `parents` would pass the script by and be taken here in silence.
+        allow_abbrev=False,
+        parents=parents,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(pipeline.__doc__ or pipeline.name).strip().partition("\n")[0],
         epilog=f"""examples:

@@ -97,7 +97,9 @@ def apply(value: Any, assignments: Iterable[str], source: str, otherwise: str) -
         if not sign:
             raise SettingsError(f"{source} {assignment}: write it as field=value, such as {source} a.b=3")
         changed = _assign(changed, path.split("."), text, path, source)
-        origins[path] = Origin(path, read(changed, path), f"{source}; {otherwise} says {read(value, path)}")
+        before = read(value, path)
+        says = "nothing" if before == "" else before
+        origins[path] = Origin(path, read(changed, path), f"{source}; {otherwise} says {says}")
     return normalize(changed, source), list(origins.values())
 
 

@@ -48,13 +48,18 @@ def write_sample(folder: Path, count: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: the folder, and how many questions to choose from."""
-    parser = argparse.ArgumentParser(description="Write a small set of questions about the built-in world.")
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m reca.evaluation.sample", description="Write a small set of questions about the built-in world."
+    )
+    parser.add_argument("folder", type=Path, help="where questions.json and the folder pictures go; made when missing")
     parser.add_argument("--count", type=int, default=60, help="held-out questions to choose from (default: 60)")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
         parser.error(f"--count is {arguments.count}, but at least one question must be chosen from")
-    written = write_sample(arguments.folder, arguments.count)
+    try:
+        written = write_sample(arguments.folder, arguments.count)
+    except OSError as error:
+        parser.error(f"cannot write to {arguments.folder}: {error}; name a folder that can be written, or made")
     print(f"{written} questions in {arguments.folder / QUESTIONS}, their pictures in {arguments.folder / PICTURES}")
     return 0
 

@@ -126,6 +126,12 @@ def check_folder(folder: Path) -> list[Check]:
         CheckpointError: no family recognises the folder, a file of it cannot be read, or it asks for something that is
             not built here.
     """
+    path = folder / "outputs.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: file is missing; give a folder of reference tensors (a checkpoint is for "
+            "`python -m reca.models.conformance`)"
+        )
     try:
         checks = list(_family(folder).check(folder))
     except KeyError as error:
@@ -134,7 +140,7 @@ def check_folder(folder: Path) -> list[Check]:
         raise
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    recorded = stored_names(folder / "outputs.safetensors")
+    recorded = stored_names(path)
     unchecked = sorted(recorded - {check.quantity for check in checks})
     return checks + [Check(name, float("inf"), 0.0, "unchecked") for name in unchecked]
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
+from cluster import connect as module
 from cluster.connect import ClusterError, connect, find_route
 from cluster.connect import _runtime_env as runtime_env  # pyright: ignore[reportPrivateUsage]
 
@@ -69,6 +71,16 @@ def test_job_keeps_the_variables_its_submitter_set(no_ray: pytest.MonkeyPatch) -
     assert "RAY_DATA_DISABLE_PROGRESS_BARS" not in environment["env_vars"], "Ray refuses a variable named twice"
     assert environment["env_vars"]["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "9"
     assert runtime_env("address")["working_dir"] == str(ROOT)
+
+
+def test_ray_that_does_not_come_up(no_ray: pytest.MonkeyPatch) -> None:
+    def time_out(cpus: int | None) -> None:
+        raise Exception(f"The current node timed out during startup with {cpus} CPUs.")
+
+    no_ray.setattr(ray, "is_initialized", lambda: False)
+    no_ray.setattr(module, "_start_local", time_out)
+    with pytest.raises(ClusterError, match=r"on this machine: The current node .* with 2 CPUs; check .* how busy"):
+        connect(cpus=2)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])

@@ -82,4 +82,7 @@ def test_not_a_cluster_file(tmp_path: Path, text: str) -> None:
 def test_missing_file_and_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.yaml")]) == 1
     assert "cannot be read" in capsys.readouterr().out
-    assert main([]) == 2
+    for words, status in (([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == status

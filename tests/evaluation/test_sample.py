@@ -30,3 +30,10 @@ def test_an_empty_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
         main([str(tmp_path / "sample"), "--count", "0"])
     assert "at least one" in capsys.readouterr().err
     assert not (tmp_path / "sample").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "file"), "--count", "1"])
+    assert f"cannot write to {tmp_path / 'file'}" in capsys.readouterr().err

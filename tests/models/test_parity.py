@@ -70,6 +70,9 @@ def test_a_recording_without_guidance_may_lack_the_unconditional_sequences(tmp_p
 
 def test_folders_of_no_family_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text('{"model": "something else"}')
+    with pytest.raises(CheckpointError, match=r"outputs.safetensors: file is missing.*reca.models.conformance"):
+        check_folder(tmp_path)
+    (tmp_path / "outputs.safetensors").touch()
     with pytest.raises(CheckpointError, match="none of the families"):
         check_folder(tmp_path)
     assert main([str(tmp_path), str(tmp_path / "nowhere")]) == 1

@@ -6,12 +6,12 @@ from pathlib import Path
 import bagel_tiny
 import pytest
 
-from pipelines.artifacts import Checkpoint, EditScores
-from pipelines.dsl import Artifact, External, RunView, StageContext
+from pipelines.artifacts import Checkpoint, EditScores, ImageShards
+from pipelines.dsl import Artifact, External, RunView, SettingsError, StageContext
 from pipelines.reca import reca
 from pipelines.recipes import tiny_showo
 from pipelines.report_inputs import read_edits
-from pipelines.stages import score_edits
+from pipelines.stages import encode, score_edits
 from reca.config import EditConfig, ModelConfig, RecaRecipe, SamplingConfig
 from reca.data.edits import WORDS
 from reca.data.scenes import vocabulary
@@ -49,6 +49,17 @@ def test_only_families_that_edit_are_scored_on_edits(editor: Path) -> None:
         name: key for name, key in without.items() if name != "report"
     }
     assert set(found) - set(without) == {"edit before", "edit after"}
+
+
+def test_instructions_for_a_frozen_understanding_side_are_refused_when_they_are_encoded(
+    editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Artifact, "local", lambda artifact: Path(artifact.uri))
+    model = replace(Checkpoint.of(family="bagel", parameters=1, trainable=1), uri=str(editor))
+    shards = ImageShards.of(kind="instructions", rows_in=1, rows=1, digest="")
+    context = StageContext("encode", tmp_path, str(tmp_path), None, RunView("test", "reca"), print)
+    with pytest.raises(SettingsError, match=r"side of bagel is frozen.*set training.lambda_i2t=0"):
+        encode.function(context, shards, model)
 
 
 def test_edits_of_a_checkpoint_are_scored_and_compared(

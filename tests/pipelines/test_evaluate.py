@@ -26,8 +26,8 @@ from tiny_judges import save_clip, save_detector, save_names, save_vlm
 from pipelines import benchmark_stages
 from pipelines.benchmark_choices import BENCHMARKS
 from pipelines.benchmark_stages import TOTALS
-from pipelines.dsl import SettingsError
-from pipelines.evaluate import RECIPES, evaluate, labels_of, published, set_words
+from pipelines.dsl import SettingsError, main
+from pipelines.evaluate import RECIPES, evaluate, labels_of, published, set_words, short_flags
 from pipelines.stages import load_artifact
 from reca.config import ModelConfig, SamplingConfig
 from reca.data.scenes import CLASSES
@@ -433,6 +433,22 @@ def test_short_flags_become_settings() -> None:
         "--set=compare=b",
     ]
     assert set_words(["plan", "--compare", "a", "b"]) == ["plan", "--set=images=a", "--set=compare=b"]
+    assert labels_of(["x/a/", "y/b"]) == ["a", "b"]
+
+
+def test_short_flags_are_in_the_help_and_never_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, status, says in (
+        (["--help"], 0, "--checkpoint PATH"),
+        (["run", "--chekpoint", "a"], 2, "unrecognized arguments: --chekpoint a; did you mean '--checkpoint'?"),
+        (["run", "--check", "a"], 2, "unrecognized arguments: --check a"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(evaluate, RECIPES, "published", set_words(words), JudgingExecution(), parents=[short_flags()])
+        assert end.value.code == status
+        assert says in "".join(capsys.readouterr())
+
+
+def test_labels_of_places_that_are_alike_are_numbered() -> None:
     assert labels_of(["x/a/", "y/b"]) == ["a", "b"]
     assert labels_of(["x/model", "y/model"]) == ["model (1)", "model (2)"]
 

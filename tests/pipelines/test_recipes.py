@@ -1,3 +1,5 @@
+import argparse
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from pipelines import pretrain
-from pipelines.dsl import SettingsError, main
+from pipelines.dsl import SettingsError, main, settings
 from pipelines.reca import reca as reca_pipeline
 from pipelines.recipes import RECIPES, check
 from pipelines.released_recipes import RELEASED, showo_256, showo_512
@@ -158,3 +160,33 @@ def test_plan_of_the_default_recipe_loads_neither_ray_nor_torch(tmp_path: Path) 
 def test_the_pretraining_graph_has_its_gates() -> None:
     graph = pretrain.pretrain.build(replace(pretrain.smoke(), name="other"))
     assert [node.name for node in graph.nodes] == ["tokenizer", "base", "evaluate", "gate", "publish"]
+
+
+def documented_calls() -> list[list[str]]:
+    """The words behind `pipelines/reca.py` or `tuning/sweep.py` in the documents and in the recipes' docstrings, lines
+    that go on with a flag joined; texts cut short by `...` are no calls.
+    """
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    texts += [make.__doc__ or "" for make in RECIPES.values()]
+    joined = re.sub(r" ?\\?\n +(?=--)", " ", "\n".join(texts))
+    found = re.findall(r"(?:pipelines/reca|tuning/sweep)\.py((?: [^\s`#]+)*)", joined)
+    return [call.split() for call in sorted(set(found)) if "..." not in call]
+
+
+def test_calls_in_the_documents_pass_the_check() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="*")
+    for name in ("--store", "--trials", "--checkpoint"):
+        parser.add_argument(name)
+    parser.add_argument("--recipe", default="tiny_showo")
+    for name in ("--set", "--context"):
+        parser.add_argument(name, action="append", default=[])
+    calls = documented_calls()
+    assert len(calls) >= 20
+    for words in calls:
+        call = parser.parse_args(words)
+        if call.recipe in ("FILE", "my.toml"):
+            continue
+        recipe, _ = settings.apply(settings.load_recipe(call.recipe, RECIPES, "tiny_showo"), call.set, "--set", "")
+        execution, _ = settings.apply(ExecutionConfig(), call.context, "--context", "")
+        check(recipe, execution)

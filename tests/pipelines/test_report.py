@@ -36,6 +36,7 @@ PROBE = """<script>addEventListener("load", () => document.body.append(JSON.stri
   pictures: document.images.length, drawn: [...document.images].filter(i => i.naturalWidth > 0).length,
   alts: [...document.images].filter(i => i.alt).length, tables: document.querySelectorAll("table").length,
   svgs: document.querySelectorAll("svg").length,
+  scale: Math.min(...[...document.querySelectorAll("svg")].map(s => s.clientWidth / s.viewBox.baseVal.width)),
   wide: document.documentElement.scrollWidth > innerWidth })))</script>"""
 
 
@@ -246,11 +247,12 @@ def test_numbers_in_words() -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not on PATH")
-def test_page_opens_in_chromium(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [500, 1200])
+def test_page_opens_in_chromium(page: str, tmp_path: Path, width: int) -> None:
     probed = page.replace("img-src", "script-src 'unsafe-inline'; img-src").replace("</body>", PROBE)
     (tmp_path / "report.html").write_text(probed)
     command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    command += ["--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    command += [f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     shown = subprocess.run([*command, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=60)
     found = re.search(r'\{"pictures".*?\}', shown.stdout)
     assert found is not None, shown.stderr[-2000:]
@@ -259,6 +261,7 @@ def test_page_opens_in_chromium(page: str, tmp_path: Path) -> None:
     assert seen["tables"] >= 10
     assert seen["svgs"] == 4
     assert not seen["wide"]
+    assert seen["scale"] >= 0.7, "words of 12 px in a chart stay readable; what does not fit is scrolled to"
     assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
 
 

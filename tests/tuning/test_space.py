@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipelines.recipes import tiny_bagel, tiny_openuni
 from reca.config import RecaRecipe, TrainingConfig
 from tuning.space import SpaceError, apply, distributions, round_significant, space_of, start_point
 
@@ -22,10 +23,13 @@ def test_ranges_hold_the_recipes_own_values() -> None:
     assert (rate.low, rate.high, rate.log) == (5e-5, 8e-4, True)
 
 
-def test_a_decoupled_recipe_may_still_try_image_to_text() -> None:
+def test_image_to_text_is_weighed_only_where_the_recipe_trains_on_it() -> None:
+    """A frozen understanding side refuses the loss, so every trial but the first would break."""
     decoupled = replace(RECIPE, training=replace(RECIPE.training, lambda_i2t=0.0))
-    weight = next(r for r in space_of(decoupled) if r.field == "lambda_i2t")
+    assert [r.field for r in space_of(decoupled)] == ["lambda_recon", "learning_rate"]
+    weight = next(r for r in space_of(RECIPE) if r.field == "lambda_i2t")
     assert (weight.low, weight.high, weight.log) == (0.0, 2.0, False)
+    assert all("lambda_i2t" not in start_point(make(), space_of(make())) for make in (tiny_bagel, tiny_openuni))
 
 
 @pytest.mark.parametrize(

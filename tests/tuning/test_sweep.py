@@ -51,8 +51,13 @@ def test_missing_checkpoint_is_named_before_anything_starts(tmp_path: Path, caps
 
 def test_store_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["--recipe", "smoke", "--store", str(tmp_path / "file")]) == 1
+    assert main(["--recipe", "smoke", "--store", str(tmp_path / "file/store")]) == 1
     assert "name another --store" in capsys.readouterr().err
+    assert main(["--recipe", "smoke", "--store", str(tmp_path / "file")]) == 2
+    assert "file is a file; name a folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "--recipe", "smoke", "--trails", "4"])
+    assert "did you mean '--trials'?" in capsys.readouterr().err
 
 
 def test_more_trials_or_workers_continue_the_same_sweep(tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def test_trials_differ_in_training_alone(recipe: RecaRecipe) -> None:
     assert common == {name: key for name, key in one.items() if name not in ("train", "validate")}
 
 
-def test_instructions_are_ready_even_if_the_recipe_has_none(recipe: RecaRecipe) -> None:
+def test_instructions_are_shared_where_the_recipe_trains_on_them(recipe: RecaRecipe) -> None:
     without = replace(recipe, training=replace(recipe.training, lambda_i2t=0.0))
-    assert "encode instructions" not in _keys(trial.build(without))
-    assert "encode instructions" in _keys(shared(without))
+    assert "encode instructions" not in _keys(shared(without))
+    assert "encode instructions" in _keys(shared(recipe))
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,12 @@ def test_help_fits_a_screen_and_shows_examples_and_recipes(project: Project) -> 
         (("plan", "nothing"), "plan nothing: only show takes a name"),
         (("plan", "--set", "workers=2"), "workers says how a job runs; write --context workers=VALUE"),
         (("plan", "--recipe", "recipe.yaml"), "a file that ends in .json or .toml"),
+        (("plan", "--sett", "data.count=5"), "unrecognized arguments: --sett data.count=5; did you mean '--set'?"),
+        (("plan", "--store", "script.py"), "script.py is a file; name a folder"),
+        (("verify", "--store", "script.py"), "script.py is a file; name a folder"),
     ],
 )
-def test_wrong_calls_exit_2_in_one_line(project: Project, words: tuple[str, ...], says: str) -> None:
+def test_wrong_calls_exit_2_with_the_mend(project: Project, words: tuple[str, ...], says: str) -> None:
     out = project.run(*words, code=2)
     assert says in out
     assert "Traceback" not in out
@@ -69,7 +72,8 @@ def test_an_unknown_verb_is_refused(project: Project) -> None:
 
 
 def test_verify_of_an_empty_store(project: Project) -> None:
-    assert "0 artifacts" in project.run("verify")
+    assert "0 artifacts" in (out := project.run("verify"))
+    assert "intact" not in out
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_ray_starts(project: Project) -> None:
