@@ -81,6 +81,7 @@ def test_folders_of_no_family_are_refused(tmp_path: Path, capsys: pytest.Capture
 
 def test_missing_and_broken_files_of_tensors_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"showo": {}, "magvit": {}}')
+    save_file({}, tmp_path / "outputs.safetensors")
     with pytest.raises(CheckpointError, match=r"inputs\.safetensors: file is missing"):
         check_folder(tmp_path)
     (tmp_path / "inputs.safetensors").write_bytes(b"not safetensors at all")
