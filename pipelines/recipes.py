@@ -66,7 +66,7 @@ def tiny_harmon() -> RecaRecipe:
     after.
 
     Command: `python pipelines/reca.py run --recipe tiny_harmon`. Hardware: 2 CPU cores. Cost: at most 12 minutes, most
-    of it drawing: a picture takes 8 x 500 evaluations of the diffusion head, so few prompts are scored. Board world, as
+    of it drawing: a picture takes 8 x 100 evaluations of the diffusion head, so few prompts are scored. Board world, as
     `tiny_showo`. A young base: the gates are those that it reaches (`pipelines/pretrain.py`). Expected scores:
     docs/results.md.
     """
@@ -75,11 +75,11 @@ def tiny_harmon() -> RecaRecipe:
         model=ModelConfig(family="harmon", checkpoint="checkpoints/tiny_harmon"),
         training=TrainingConfig(updates=150),
         evaluation=EvaluationConfig(
-            prompts_per_task=50,
+            prompts_per_task=100,
             reconstructions=100,
             sampling=SamplingConfig(guidance=3.0, steps=8, temperature=0.6),
         ),
-        gates=GateConfig(single_object=0.6, colors=0.0, class_recall=0.15),
+        gates=GateConfig(single_object=0.7, colors=0.1, understanding=0.75, class_recall=0.25),
     )
 
 
