@@ -65,10 +65,9 @@ def tiny_harmon() -> RecaRecipe:
     """The shipped tiny Harmon (masked autoregression over continuous latents) on the same scenes, scored before and
     after.
 
-    Command: `python pipelines/reca.py run --recipe tiny_harmon`. Hardware: 2 CPU cores. Cost: at most 12 minutes, most
-    of it drawing: a picture takes 8 x 100 evaluations of the diffusion head, so few prompts are scored. Board world, as
-    `tiny_showo`. A young base: the gates are those that it reaches (`pipelines/pretrain.py`). Expected scores:
-    docs/results.md.
+    Command: `python pipelines/reca.py run --recipe tiny_harmon`. Hardware: 2 CPU cores. Cost: some 6 minutes; a
+    picture takes 8 x 100 evaluations of the diffusion head, so few prompts are scored. Board world, as `tiny_showo`. A
+    young base: the gates are those that it reaches (`pipelines/pretrain.py`). Expected scores: docs/results.md.
     """
     return RecaRecipe(
         name="tiny_harmon",
