@@ -142,9 +142,9 @@ def _run(
             log.broke(trial.trial_id, str(trial.get_error() or "the trial ended without an error of its own"))
 
     trainable = tune.with_parameters(_trial, objective=objective, rungs=settings.rungs)
-    # A trial only waits for its stages, which reserve what they need themselves: holding CPUs here could starve them.
-    # Tune refuses a trial that reserves nothing at all.
-    trainable = tune.with_resources(trainable, {"CPU": 0.01})
+    # A trial only waits for its stages, which reserve what they need themselves. Tune refuses a trial that reserves
+    # nothing at all, and .01 CPU here leaves .99 of 2 beside two train workers of .5: the data task of 1 never starts.
+    trainable = tune.with_resources(trainable, {"CPU": 0, "memory": 1})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=missing),
@@ -159,7 +159,7 @@ def _trial(config: dict[str, float], objective: Objective, rungs: Sequence[int])
     import ray
     from ray import tune
 
-    # Everything a trial starts is otherwise confined to the trial's own placement group of 0.01 CPU and waits for ever.
+    # Everything a trial starts is otherwise confined to the trial's own placement group and waits for ever.
     outside = ray.remote(_score).options(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")
     for updates in rungs:
         score, failure = ray.get(outside.remote(objective, config, updates))
