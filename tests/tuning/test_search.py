@@ -18,6 +18,7 @@ pytestmark = pytest.mark.ray
 
 DRIVER = """
 import json, os, signal, sys
+import ray
 sys.path.insert(0, {root!r})
 from cluster.connect import connect
 from tuning.records import SweepFolder
@@ -27,6 +28,8 @@ from tuning.space import Range
 folder, calls, kill_at = {folder!r}, {calls!r}, sys.argv[1]
 
 def objective(values, updates):
+    free = ray.available_resources()["CPU"]
+    assert free == 2, f"a trial leaves {{free}} of 2 CPUs to its stages"
     with open(calls, "a") as file:
         file.write(json.dumps([values["x"], updates]) + "\\n")
     if values["x"] > 1.5:
