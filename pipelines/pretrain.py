@@ -166,15 +166,15 @@ def tiny_harmon() -> PretrainRecipe:
     return PretrainRecipe(
         name="tiny_harmon",
         family="harmon",
-        tokenizer=TokenizerRecipe(updates=1800, batch_size=8, commit=0.0, entropy=0.0, kl=1e-4),
+        tokenizer=TokenizerRecipe(updates=3600, batch_size=8, commit=0.0, entropy=0.0, kl=1e-3),
         base=BaseRecipe(
             updates=10_000,
             batch_size=32,
             spelled=20,
             scenes=16_000,
             learning_rate=1e-3,
-            understand=0.4,
-            align=0.2,
+            understand=0.6,
+            align=0.3,
             rates=CaptionRates(color=0.3),
         ),
         evaluation=EvaluationConfig(

@@ -16,6 +16,7 @@ from reca.models.harmon import diffusion
 from reca.models.harmon.autoencoder import build_autoencoder, encode_pixels, image_moments
 from reca.models.harmon.config import HarmonConfig, LlmSizes, MarSizes, VaeSizes
 from reca.models.harmon.head import DiffusionHead, ResidualBlock
+from reca.models.harmon.masking import share_below
 from reca.models.harmon.model import HarmonModel
 from reca.models.harmon.network import MaskedPass
 from reca.models.harmon.text import build_word_tokenizer
@@ -167,15 +168,17 @@ class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
         return model.network.llm.model.embed_tokens(ids)
 
     def drawing_loss(self, model: HarmonModel, batch: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> Tensor:
-        """See `taught`."""
+        """See `taught` and `as_met`."""
+        draws = as_met(draws, model.config.mar.mask_ratio_min)
         return taught(model, *model.drawing("text_to_image", batch, draws), batch["latents"], draws)
 
     def spelled_loss(
         self, model: HarmonModel, examples: Sequence[Example], slots: Sequence[Sequence[str]], seeds: Sequence[int]
     ) -> Tensor:
-        """Words take the places of the picture's latents, fillers of buffers; see `taught`."""
+        """Words take the places of the picture's latents, fillers of buffers; see `taught` and `as_met`."""
         batch = model.collate("reconstruction", examples)
         draws = {**model.draw("reconstruction", batch, seeds), **model.draw_shared("reconstruction", seeds[0])}
+        draws = as_met(draws, model.config.mar.mask_ratio_min)
         blank = [FILLER] * model.config.mar.buffer_size
         words = self.word_embeddings(model, [word for row in slots for word in (*row, *blank)])
         front = model.network.prompt(batch["ids"], batch["mask"], words.unflatten(0, (len(slots), -1)))
@@ -202,6 +205,22 @@ def start_as_identity(head: DiffusionHead) -> None:
         assert isinstance(block, ResidualBlock)
         block.in_ln.weight.fill_(gain * CONSTANT)
         block.in_ln.bias.copy_(-gain * constant)
+
+
+def as_met(draws: Mapping[str, Tensor], lowest: float) -> dict[str, Tensor]:
+    """The draws with another mask rate: the share of hidden tokens is that of a random iteration of the sampler, the
+    cosine of an even angle (MaskGIT, arXiv 2202.04200, section 3.2), instead of the published one, which is never
+    below `lowest`.
+
+    At the published rates at most 5 of a tiny picture's 16 tokens are ever known in training, and the sampler draws
+    half of them when more are: with 14 known the head named the right patch less often (.57) than with 4 known (.65).
+
+    Args:
+        draws: of a batch; `mask_rate` float64 [1] is the one that changes.
+        lowest: the model's least published rate.
+    """
+    rate = torch.sin(0.5 * math.pi * share_below(draws["mask_rate"], lowest))
+    return {**draws, "mask_rate": rate.clamp(min=torch.finfo(torch.float64).tiny)}
 
 
 def taught(

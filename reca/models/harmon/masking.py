@@ -14,10 +14,20 @@ def mask_rate(uniform: Tensor, lowest: float) -> Tensor:
     """Mask rates, shares of the tokens in [lowest, 1], of uniform draws in [0, 1): the truncated normal distribution's
     inverse. float64 of one shape each, the result on the CPU.
     """
-    ends = torch.tensor([(end - MEAN) / DEVIATION for end in (lowest, HIGHEST)], dtype=torch.float64)
-    low, high = torch.special.ndtr(ends)
+    low, high = _ends(lowest)
     rate = MEAN + DEVIATION * torch.special.ndtri(low + uniform.cpu() * (high - low))
     return rate.clamp(lowest, HIGHEST)
+
+
+def share_below(rate: Tensor, lowest: float) -> Tensor:
+    """The inverse of `mask_rate`: how much of the distribution lies below each rate, float64 in [0, 1]."""
+    low, high = _ends(lowest)
+    return ((torch.special.ndtr((rate.double().cpu() - MEAN) / DEVIATION) - low) / (high - low)).clamp(0, 1)
+
+
+def _ends(lowest: float) -> Tensor:
+    """How much of the untruncated distribution lies below `lowest` and below HIGHEST, float64 [2]."""
+    return torch.special.ndtr(torch.tensor([(end - MEAN) / DEVIATION for end in (lowest, HIGHEST)], dtype=torch.float64))
 
 
 def split(order: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
