@@ -168,7 +168,7 @@ def tiny_harmon() -> PretrainRecipe:
         family="harmon",
         tokenizer=TokenizerRecipe(updates=3600, batch_size=8, commit=0.0, entropy=0.0, kl=1e-3),
         base=BaseRecipe(
-            updates=10_000,
+            updates=8000,
             batch_size=32,
             spelled=20,
             scenes=16_000,

@@ -118,6 +118,7 @@ def train_base(
             report(f"base {update + 1}/{recipe.updates} · {rate:.1f} updates/s · {terms}")
     for module in family.learns(model):
         module.requires_grad_(False)
+    family.finish(model)
     model.eval()
 
 

@@ -184,3 +184,7 @@ class TinyFamily(ABC, Generic[TokenizerT, ModelT]):
         """
         del model, recipe, update
         return {}
+
+    def finish(self, model: ModelT) -> None:
+        """Take away what only pre-training needs."""
+        del model

@@ -79,6 +79,12 @@ HIGHEST_DRAWS = 128
 CONSTANT = 4.0
 """Deviation of the constant part of a fresh head's residual stream; its norms then hardly change with their input."""
 
+WORDS_WEIGHT = 0.3
+"""Of the loss that has conditions tell the prompt's words (see `told`), in nats a prompt."""
+
+TELLER = "teller"
+"""Name of the layer that reads words off conditions while the model trains; it is never written."""
+
 BUFFER_WEIGHT = 0.2
 """Of the loss that ties buffer tokens of a whole picture to the filler word: spelled captions put it there."""
 
@@ -124,6 +130,7 @@ class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
         for table in model.network.mar.parameters(recurse=False):
             nn.init.normal_(table, std=TABLE_DEVIATION)
         start_as_identity(model.network.mar.diffloss.net)
+        model.add_module(TELLER, nn.Linear(TINY_MAR.decoder_embed_dim, len(words)))
         model.vae.load_state_dict(tokenizer.state_dict())
         return model
 
@@ -170,7 +177,13 @@ class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
     def drawing_loss(self, model: HarmonModel, batch: Mapping[str, Tensor], draws: Mapping[str, Tensor]) -> Tensor:
         """See `taught` and `as_met`."""
         draws = as_met(draws, model.config.mar.mask_ratio_min)
-        return taught(model, *model.drawing("text_to_image", batch, draws), batch["latents"], draws)
+        hidden, found = model.drawing("text_to_image", batch, draws)
+        loss = taught(model, hidden, found, batch["latents"], draws)
+        kept = draws["text_drop"] >= model.config.text_dropout
+        if not kept.any():
+            return loss
+        ids = batch["ids"].where(batch["mask"], batch["ids"][:, :1])
+        return loss + WORDS_WEIGHT * told(model, found.conditions[kept], hidden[kept], ids[kept])
 
     def spelled_loss(
         self, model: HarmonModel, examples: Sequence[Example], slots: Sequence[Sequence[str]], seeds: Sequence[int]
@@ -182,7 +195,15 @@ class TinyHarmon(TinyFamily[AutoencoderKL, HarmonModel]):
         blank = [FILLER] * model.config.mar.buffer_size
         words = self.word_embeddings(model, [word for row in slots for word in (*row, *blank)])
         front = model.network.prompt(batch["ids"], batch["mask"], words.unflatten(0, (len(slots), -1)))
-        return taught(model, *model.drawing_after(front, batch["latents"], draws), batch["latents"], draws)
+        hidden, found = model.drawing_after(front, batch["latents"], draws)
+        loss = taught(model, hidden, found, batch["latents"], draws)
+        assert model.collator is not None
+        ids = torch.tensor([model.collator.tokenizer.convert_tokens_to_ids(list(row)) for row in slots])
+        return loss + WORDS_WEIGHT * told(model, found.conditions, hidden, ids)
+
+    def finish(self, model: HarmonModel) -> None:
+        """Take away what reads words off conditions."""
+        delattr(model, TELLER)
 
 
 @torch.no_grad()
@@ -259,6 +280,29 @@ def taught(
         answer = model.network.mar.diffloss.net(noise, highest, conditions.detach().flatten(0, 1)[: len(noise)])
     error = HEAVIEST * functional.mse_loss(answer[:, :CHANNELS], noise)
     return (terms.error / share.clamp(min=1 / HEAVIEST) + terms.bound).mean() + regression + error
+
+
+def told(model: HarmonModel, conditions: Tensor, hidden: Tensor, ids: Tensor) -> Tensor:
+    """How well the conditions of the hidden tokens tell which words the prompt has.
+
+    A linear layer that is thrown away after pre-training reads their mean. Where all tokens are hidden a prompt takes
+    .1 at most off a squared error of 1.1, too little for buffers, decoder and head to find it soon: after 2,400 updates
+    without this loss .0003, with it .02 after 700. It tells nothing of pictures that the prompt does not.
+
+    Args:
+        model: the model in training.
+        conditions: float [B, N, Dd].
+        hidden: int64 [B, H], raster indices.
+        ids: int64 [B, L], the prompt's ids, in any order, each as often as wanted.
+
+    Returns:
+        Scalar: binary cross entropy in nats, summed over the vocabulary.
+    """
+    teller = model.get_submodule(TELLER)
+    with torch.autocast("cpu", enabled=False):
+        logits = teller(_picked(conditions, hidden).float().mean(dim=1))
+    there = torch.zeros_like(logits).scatter_(1, ids, 1.0)
+    return functional.binary_cross_entropy_with_logits(logits, there, reduction="none").sum(dim=1).mean()
 
 
 def _picked(values: Tensor, chosen: Tensor) -> Tensor:

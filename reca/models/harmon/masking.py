@@ -27,7 +27,9 @@ def share_below(rate: Tensor, lowest: float) -> Tensor:
 
 def _ends(lowest: float) -> Tensor:
     """How much of the untruncated distribution lies below `lowest` and below HIGHEST, float64 [2]."""
-    return torch.special.ndtr(torch.tensor([(end - MEAN) / DEVIATION for end in (lowest, HIGHEST)], dtype=torch.float64))
+    return torch.special.ndtr(
+        torch.tensor([(end - MEAN) / DEVIATION for end in (lowest, HIGHEST)], dtype=torch.float64)
+    )
 
 
 def split(order: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
