@@ -1,4 +1,6 @@
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,8 +9,19 @@ from torch.nn import functional
 from reca.models.base import Example
 from reca.models.harmon import diffusion
 from reca.models.harmon.head import DiffusionHead
+from reca.models.harmon.masking import mask_rate
 from reca.models.harmon.model import HarmonModel
-from reca.pretraining.harmon import CHANNELS, FAMILY, HEAVIEST, start_as_identity, taught
+from reca.pretraining.harmon import (
+    CHANNELS,
+    FAMILY,
+    HEAVIEST,
+    TELLER,
+    WORDS_WEIGHT,
+    as_met,
+    start_as_identity,
+    taught,
+    told,
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +94,60 @@ def test_no_level_weighs_more_than_the_heaviest(model: HarmonModel) -> None:
         loss = taught(model, hidden, found, batch["latents"], draws)
     assert loss < 2 * HEAVIEST * terms.error.mean() + terms.bound.mean() + 3
     assert torch.isfinite(loss)
+
+
+def test_half_of_the_batches_hide_at_most_seven_tenths() -> None:
+    uniform = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    rates = as_met({"mask_rate": mask_rate(uniform, 0.7), "noise": uniform}, 0.7)
+    assert rates["noise"] is uniform
+    met = rates["mask_rate"]
+    assert torch.allclose(met, torch.sin(0.5 * math.pi * uniform), atol=1e-9)
+    assert float(met.median()) == pytest.approx(math.sqrt(0.5), abs=1e-6)
+    assert (met * 16).ceil().min() == 1  # a batch without a hidden token would have no loss
+    assert (met * 16).ceil().max() == 16
+
+
+def test_words_are_told_by_the_hidden_tokens_alone_whatever_their_order(model: HarmonModel) -> None:
+    conditions = torch.randn(2, 16, 128, generator=torch.Generator().manual_seed(3))
+    hidden = torch.tensor([[1, 4, 9], [0, 4, 15]])
+    ids = torch.tensor([[5, 6, 7], [7, 8, 8]])
+    with torch.no_grad():
+        loss = told(model, conditions, hidden, ids)
+        other = conditions.clone()
+        other[:, 2] += 1.0
+        assert torch.equal(told(model, other, hidden, ids), loss)
+        assert torch.equal(told(model, conditions, hidden, ids.flip(1)), loss)
+        assert not torch.equal(told(model, conditions, hidden, ids + 1), loss)
+        logits = model.get_submodule(TELLER)(conditions.gather(1, hidden[..., None].expand(-1, -1, 128)).mean(1))
+        by_hand = torch.zeros(())
+        for row, words in zip(logits, ids.tolist(), strict=True):
+            for word, logit in enumerate(row):
+                by_hand += functional.softplus(-logit if word in words else logit) / len(logits)
+    assert torch.isclose(loss, by_hand, rtol=1e-5)
+
+
+def test_words_of_a_dropped_prompt_need_not_be_told(model: HarmonModel) -> None:
+    batch, draws = _batch(model)
+    changed = {**batch, "ids": batch["ids"].clone()}
+    changed["ids"][0, -1] += 1
+    draws["text_drop"] = torch.tensor([0.0, 1.0, 1.0])
+    with torch.no_grad():
+        assert FAMILY.drawing_loss(model, batch, draws) == FAMILY.drawing_loss(model, changed, draws)
+        draws["text_drop"] = torch.zeros(3)
+        met = as_met(draws, model.config.mar.mask_ratio_min)
+        plain = taught(model, *model.drawing("text_to_image", batch, met), batch["latents"], met)
+        assert FAMILY.drawing_loss(model, batch, draws) == plain
+        draws["text_drop"] = torch.ones(3)
+        hidden, found = model.drawing("text_to_image", batch, met | {"text_drop": draws["text_drop"]})
+        words = told(model, found.conditions, hidden, batch["ids"])
+        expected = taught(model, hidden, found, batch["latents"], met) + WORDS_WEIGHT * words
+        assert torch.isclose(FAMILY.drawing_loss(model, batch, draws), expected, rtol=1e-6)
+
+
+def test_what_reads_words_is_not_part_of_the_base(tmp_path: Path) -> None:
+    model = FAMILY.build(FAMILY.new_tokenizer(), 1)
+    assert not any(TELLER in name for name in model.trainable())
+    FAMILY.finish(model)
+    assert not any(TELLER in name for name in model.state_dict())
+    model.save(tmp_path)
+    assert HarmonModel.load(tmp_path).state_dict().keys() == model.state_dict().keys()
