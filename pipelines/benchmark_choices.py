@@ -126,7 +126,11 @@ def geneval(recipe: BenchmarkRecipe) -> Chosen:
 
 
 def dpgbench(recipe: BenchmarkRecipe) -> Chosen:
-    """DPG-Bench with a vision-language model of transformers, or with the judge behind the endpoint."""
+    """DPG-Bench with a vision-language model of transformers, or with the judge behind the endpoint.
+
+    Raises:
+        SettingsError: when a batch of drawings does not hold whole grids.
+    """
     config = recipe.dpgbench
     source = needed(config.questions, "dpgbench.questions", "dpg_bench.csv of github TencentQQGYLab/ELLA")
     batch = config.drawing.batch_size

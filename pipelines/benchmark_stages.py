@@ -244,7 +244,11 @@ def compare(
     reading: Reading,
     bootstrap: int,
 ) -> Compared:
-    """Form the paired differences, second minus first, over the items that are scored on both sides."""
+    """Form the paired differences, second minus first, over the items that are scored on both sides.
+
+    Raises:
+        ValueError: the sides were judged by different judges.
+    """
     import msgspec
 
     from reca.evaluation.catalog import read_benchmark, read_records

@@ -56,7 +56,11 @@ def load_checkpoint(ctx: StageContext, source: External | HubSnapshot, family: s
 
 @stage(resources=Resources(cpus=0), claims=encoders)
 def encode(ctx: StageContext, shards: ImageShards, model: Checkpoint) -> EncodedImages:
-    """Run the frozen encoders once over all pictures; every epoch and every sweep trial reads the result."""
+    """Run the frozen encoders once over all pictures; every epoch and every sweep trial reads the result.
+
+    Raises:
+        SettingsError: instructions for a model whose understanding side is frozen.
+    """
     from functools import partial
 
     from reca.data.encode import encode as write_encoded
