@@ -448,8 +448,13 @@ def picture_settings(pictures: Drawn | External, found: "Pictures") -> dict[str,
     return settings
 
 
-def weights_at(place: str) -> Any:
-    """Weights whose content is their identity where the place is a path or URL; a hub id stays a name."""
+def weights_at(place: str, setting: str) -> Any:
+    """Weights whose content is their identity where the place is a path or URL; a hub id stays a name.
+
+    Args:
+        place: folder, URL or hub id.
+        setting: of the recipe that gives it, for messages.
+    """
     if "://" not in place and hub_name(place):
         return place
-    return External(place, advice="give a folder, a URL or a hub id (ORG/NAME)")
+    return External(place, advice=f"give a folder, a URL or a hub id (ORG/NAME): --set {setting}=PLACE")

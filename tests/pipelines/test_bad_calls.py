@@ -362,7 +362,9 @@ def test_what_is_not_there_is_named_with_its_setting_and_where_to_get_it(
             "bootstrap is 0; it must lie in [1, inf); dpg",
         ),
         ("--images {0} --context concurrency=0", "--context concurrency is 0; it must lie in [1, inf)"),
-        ("--images {0}/sources --set geneval.detector={0}/none", "give a folder, a URL or a hub id (ORG/NAME)"),
+        ("--images {0}/sources --set geneval.detector={0}/none", "a hub id (ORG/NAME): --set geneval.detector=PLACE"),
+        ("--model showo --checkpoint {0}/none --benchmarks mme", "/none); check model.checkpoint, or the credentials"),
+        ("--model showo --compare {0}/weights {0}/none --benchmarks mme", "/none); check compare, or the credentials"),
         ("--model shower --benchmarks mme", "model.family='shower' is unknown; nearest: 'showo'"),
     ],
 )
