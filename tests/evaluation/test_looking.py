@@ -21,6 +21,7 @@ from reca.evaluation.picture_questions import PictureQuestion
 from reca.evaluation.pope import POPE
 from reca.evaluation.records import BenchmarkError, Item
 from reca.evaluation.tally import AllRefusedError
+from reca.models.finite import MEND
 from reca.models.showo.model import ShowoModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,8 +58,8 @@ def cats(folder: Path, count: int = 6) -> tuple[GenEval, Pictures]:
     return GenEval(items), find_pictures(str(folder), items)
 
 
-def judged(bench: GenEval, pictures: Pictures, judge: BrightJudge, work: Path, **more: str) -> list[Any]:
-    return look(bench, pictures, lambda _: judge, (), str(work), SHAPES["geneval"], ExecutionConfig(), 4, **more)
+def judged(bench: GenEval, pictures: Pictures, judge: BrightJudge, work: Path, mend: str = MEND) -> list[Any]:
+    return look(bench, pictures, lambda _: judge, (), str(work), SHAPES["geneval"], ExecutionConfig(), 4, mend=mend)
 
 
 def test_records_come_in_the_order_of_the_items(tmp_path: Path) -> None:
