@@ -73,6 +73,29 @@ def test_another_size_is_named_with_file_key_found_and_expected(
         family_class(family).load(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "section", "changes"),
+    [
+        ("showo", "clip/config.json", "", {"num_attention_heads": 7}),
+        ("showo", "config.json", "phi", {"activation": "none"}),
+        ("harmon", "config.json", "llm", {"hidden_act": "none"}),
+        ("openuni", "config.json", "connector", {"num_attention_heads": 7}),
+        ("openuni", "config.json", "connector", {"num_attention_heads": 0}),
+        ("bagel", "vit_config.json", "", {"num_attention_heads": 7}),
+    ],
+)
+def test_sizes_that_the_libraries_refuse_are_named(
+    saved: dict[str, Path], family: str, name: str, section: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved[family], tmp_path / "copy")
+    values = json.loads((folder / name).read_text())
+    (values[section] if section else values).update(changes)
+    (folder / name).write_text(json.dumps(values))
+    where = "the checkpoint's configuration" if family == "harmon" else re.escape(str(folder))
+    with pytest.raises(CheckpointError, match=rf"{where}: a model of these sizes cannot be built: \w+: .*belong"):
+        family_class(family).load(folder)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_beyond_the_context_are_named(family: str) -> None:
     model, long, few = BUILD[family](), ["red cat " * 400], SamplingConfig(steps=2)

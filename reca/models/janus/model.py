@@ -287,7 +287,7 @@ class JanusProModel(UnifiedModel):
         """
         refuse_other_family(folder, cls.family)
         parts = read_parts(folder)
-        model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype)
+        model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype, folder)
         model.original = parts.original
         model.stored = load_strict(published(model.janus, parts.original), find_weights(folder))
         settings = folder / "generation_config.json"

@@ -326,7 +326,7 @@ class OpenUniModel(UnifiedModel):
                 f"{folder / 'lmm'}: the tokenizer has {len(tokenizer)} ids and {IMAGE_CONTEXT} is {found}; the "
                 f"configuration says {config.language.vocab_size} and image_context_id={config.image_context_id}"
             )
-        model = built(lambda: cls(config, tokenizer), device, dtype)
+        model = built(lambda: cls(config, tokenizer), device, dtype, folder)
         model.stored = load_weights(published_state(model.state_dict()), folder)
         return model.eval()
 

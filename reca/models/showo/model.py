@@ -313,7 +313,7 @@ class ShowoModel(UnifiedModel):
                 f"{folder / 'tokenizer.json'}: size and end-of-text id are {found}, "
                 f"config.json says {(config.text_size, config.end_of_text)}; use this checkpoint's own tokenizer"
             )
-        model = built(lambda: cls(config, tokenizer), device, dtype)
+        model = built(lambda: cls(config, tokenizer), device, dtype, folder)
         model.stored = files.read_weights(model, folder)
         return model.eval()
 
