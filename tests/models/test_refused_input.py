@@ -110,6 +110,15 @@ def test_prompts_beyond_the_context_are_named(family: str) -> None:
             model.generate(long, [1], few)
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "harmon"])
+def test_answers_beyond_the_context_are_refused(family: str) -> None:
+    model = BUILD[family]()
+    side = model.geometry.size
+    encoded = model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"question 0: .*50[06].* context holds \d+[ ;]"):
+        model.answer(encoded, ["red cat"], 500)
+
+
 def test_showo_says_once_that_a_prompt_is_cut(recwarn: pytest.WarningsRecorder) -> None:
     model, few = showo_tiny.tiny_model(), SamplingConfig(steps=2)
     short = "red cat " * 5

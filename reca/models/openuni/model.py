@@ -265,7 +265,7 @@ class OpenUniModel(UnifiedModel):
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers of InternVL3, without the end mark."""
         prompter = self._prompter
-        prompts = prompter.questions(questions, numbered("question", questions))
+        prompts = prompter.questions(questions, numbered("question", questions), max_new_tokens)
         ids, features = prompts.ids.to(self.device), encoded["features"].float().to(self.device)
         embeddings = self.lmm.embed(ids, features, self.config.image_context_id)
         mask, watch = prompts.mask.to(self.device), Watch(self.family)

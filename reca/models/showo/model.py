@@ -258,7 +258,7 @@ class ShowoModel(UnifiedModel):
     @torch.no_grad()
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers, without the end mark."""
-        batch, lengths = self._collator.questions(self._collator.understanding_features(encoded), questions)
+        batch, lengths = self._collator.questions(encoded, questions, max_new_tokens)
         _, layout = self.understanding({name: value.to(self.device) for name, value in batch.items()})
         watch, stop = Watch(self.family), self.vocabulary.end_of_text
         rows = greedy(self.showo, layout, lengths.to(self.device), max_new_tokens, stop, watch)
