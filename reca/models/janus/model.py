@@ -294,7 +294,7 @@ class JanusProModel(UnifiedModel):
         if settings.is_file():
             try:
                 model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
-            except (OSError, ValueError) as error:
+            except Exception as error:  # transformers does not expect fields of a wrong type
                 raise CheckpointError(f"{settings}: {error}; copy it again, or remove it: it is optional") from error
         return model.eval()
 
