@@ -123,10 +123,13 @@ class Conformance:
         prompts = [self.texts["text_to_image"][row] for row in rows]
         return self.model.generate(prompts, seeds, SamplingConfig(guidance=guidance, steps=4))
 
-    def reconstruct(self, guidance: float) -> Tensor:
-        """The three pictures drawn again, uint8 [3, 3, S, S]."""
-        sampling = SamplingConfig(guidance=guidance, steps=4)
-        return self.model.reconstruct(self.encoded, self.texts["reconstruction"], SEEDS, sampling)
+    def reconstruct(
+        self, rows: Sequence[int] = (0, 1, 2), seeds: Sequence[int] = SEEDS, guidance: float = 0.0
+    ) -> Tensor:
+        """Some of the three pictures drawn again, uint8 [B, 3, S, S], one seed for each of them."""
+        prompts = [self.texts["reconstruction"][row] for row in rows]
+        encoded = {name: value[list(rows)] for name, value in self.encoded.items()}
+        return self.model.reconstruct(encoded, prompts, seeds, SamplingConfig(guidance=guidance, steps=4))
 
     def answers(self, rows: Sequence[int]) -> list[str]:
         """Answers about some of the pictures."""
@@ -167,7 +170,7 @@ class Conformance:
             known = self.model.count(task, batch, _all_draws(self.model, task, batch, SEEDS))
             if known is not None:
                 yield compare(f"{task}: count without the network", known, term.count, 0.0)
-        for name, found in (("generate", self.generate()), ("reconstruct", self.reconstruct(0.0))):
+        for name, found in (("generate", self.generate()), ("reconstruct", self.reconstruct())):
             yield _holds(f"{name}: uint8 [3, 3, {side}, {side}]", _is_picture(found, side))
         yield _holds("answer: one text per question", [type(answer) for answer in self.answers([0, 1, 2])] == [str] * 3)
         own = {id(parameter) for parameter in self.model.parameters()}
@@ -183,12 +186,13 @@ class Conformance:
                 terms = [self.term(model, task) for _ in range(2)]
                 yield compare(f"{task}: loss twice{mode}", terms[0].total, terms[1].total, 0.0)
             yield _holds(f"{task}: draws follow the example's seed only", self._own_draws(task))
-        together = self.generate()
-        yield compare("generate: twice", self.generate(), together, 0.0)
-        difference = (self.generate([1], SEEDS[1:2]).int() - together[1:2].int()).abs().max()
-        yield Check("generate: alone as in a batch", float(difference), SAME_PICTURE, "in 1/255")
-        others = self.generate(seeds=[seed + 100 for seed in SEEDS])
-        yield _holds("generate: other seeds give other pictures", not torch.equal(others, together))
+        for name, draw in (("generate", self.generate), ("reconstruct", self.reconstruct)):
+            together = draw()
+            yield compare(f"{name}: twice", draw(), together, 0.0)
+            difference = (draw([1], SEEDS[1:2]).int() - together[1:2].int()).abs().max()
+            yield Check(f"{name}: alone as in a batch", float(difference), SAME_PICTURE, "in 1/255")
+            others = draw(seeds=[seed + 100 for seed in SEEDS])
+            yield _holds(f"{name}: other seeds give other pictures", not torch.equal(others, together))
         yield _holds("answer: alone as in a batch", self.answers([1]) == self.answers([0, 1, 2])[1:2])
 
     def _own_draws(self, task: Task) -> bool:
@@ -222,7 +226,7 @@ class Conformance:
         side = self.model.geometry.size
         for name, plain, guided in (
             ("generate", self.generate(), self.generate(guidance=STRONG)),
-            ("reconstruct", self.reconstruct(0.0), self.reconstruct(STRONG)),
+            ("reconstruct", self.reconstruct(), self.reconstruct(guidance=STRONG)),
         ):
             yield _holds(f"{name}: pictures with guidance", _is_picture(guided, side))
             yield _holds(f"{name}: guidance changes pictures", not torch.equal(plain, guided))

@@ -130,6 +130,16 @@ class IgnoresSeeds(ChangesSeeds):
         return list(range(len(seeds)))
 
 
+class ReconstructsByBatch(Broken):
+    """Every row is drawn from the first picture."""
+
+    def reconstruct(
+        self, encoded: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig
+    ) -> Tensor:
+        first = {name: value[:1].expand_as(value) for name, value in encoded.items()}
+        return super().reconstruct(first, prompts, seeds, sampling)
+
+
 class AnswersByBatch(Broken):
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         return [f"{len(questions)} {text}" for text in super().answer(encoded, questions, max_new_tokens)]
@@ -269,6 +279,7 @@ CASES: dict[type[Broken], tuple[str, str]] = {
     DrawsAtRandom: ("determinism", "generate: twice"),
     DrawsByBatch: ("determinism", "generate: alone as in a batch"),
     IgnoresSeeds: ("determinism", "generate: other seeds give other pictures"),
+    ReconstructsByBatch: ("determinism", "reconstruct: alone as in a batch"),
     AnswersByBatch: ("determinism", "answer: alone as in a batch"),
     SumsMeans: ("workers", "reconstruction: loss sum of 1 and 2 workers"),
     CountsBatches: ("workers", "image_to_text: count of 1 and 2 workers"),
@@ -373,7 +384,7 @@ def test_the_command_succeeds_only_if_everything_holds(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder), "--family", "janus"]) == 0
-    assert "62 of 62 checks hold" in capsys.readouterr().out
+    assert "65 of 65 checks hold" in capsys.readouterr().out
     kind = f"{SavesRounded.__module__}:{SavesRounded.__name__}"
     assert main([str(folder), "--family", kind, "--tasks", "reconstruction"]) == 1
     assert "do not" in capsys.readouterr().out
