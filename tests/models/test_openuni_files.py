@@ -223,6 +223,10 @@ def test_bad_configurations_are_named(folder: Path) -> None:
         ("transformer/config.json", {"in_channels": 8}, "takes 8 channels .* gives 4"),
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, "only 'AutoencoderDC' is built here"),
         ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "only 'flow_prediction'"),
+        ("scheduler/scheduler_config.json", {"_class_name": "SCMScheduler"}, "only 'DPMSolverMultistepScheduler'"),
+        ("scheduler/scheduler_config.json", {"algorithm_type": "sde-dpmsolver++"}, "scheduler_config.*algorithm_type"),
+        ("scheduler/scheduler_config.json", {"solver_order": 4}, "scheduler_config.*solver_order"),
+        ("scheduler/scheduler_config.json", {"solver_type": "euler"}, "scheduler_config.*solver_type"),
     )
     for name, changes, message in cases:
         path = folder / name

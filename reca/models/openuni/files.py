@@ -50,7 +50,13 @@ SANA = {
     "timestep_scale": 1.0,
 }
 VAE = {"_class_name": "AutoencoderDC", "in_channels": 3}
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "thresholding": False, "variance_type": None}
+FLOW = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "thresholding": False,
+    "variance_type": None,
+}
 """What the files of the parts must say where they say anything: other values are not built here."""
 
 
@@ -69,7 +75,7 @@ def write_config(config: OpenUniConfig, folder: Path) -> None:
         "lmm/config.json": lmm,
         "transformer/config.json": {**SANA, **values["sana"]},
         "vae/config.json": {**VAE, **values["vae"]},
-        "scheduler/scheduler_config.json": {"_class_name": "DPMSolverMultistepScheduler", **FLOW, **values["flow"]},
+        "scheduler/scheduler_config.json": {**FLOW, **values["flow"]},
     }
     for name, content in parts.items():
         write_json(content, folder / name)
