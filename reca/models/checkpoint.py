@@ -306,10 +306,17 @@ def _copy(found: Tensor, into: Tensor) -> int:
 def _misfit(found: Tensor, parts: tuple[Tensor, ...]) -> str | None:
     if not parts:
         return "not part of this model"
-    expected = list(parts[0].shape)
+    first = parts[0]
+    expected = list(first.shape)
     if len(parts) > 1:
         expected[0] = sum(len(part) for part in parts)
-    return None if list(found.shape) == expected else f"shape {list(found.shape)}, expected {expected}"
+    if list(found.shape) != expected:
+        return f"shape {list(found.shape)}, expected {expected}"
+    numbers = found.is_floating_point() and found.dtype.itemsize > 1  # one byte: quantized, the scale is elsewhere
+    if first.is_floating_point() != numbers:
+        kind, needed = (str(tensor.dtype).removeprefix("torch.") for tensor in (found, first))
+        return f"type {kind}, expected {needed} or one like it (quantized weights are not read)"
+    return None
 
 
 def _shards(index: Path) -> list[str]:
