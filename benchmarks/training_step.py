@@ -85,6 +85,9 @@ def batch_of(
         data: its encoded rows; one without a caption gets a template sentence.
         chosen: row numbers.
         update: enters the seed of every draw.
+
+    Returns:
+        Tensors by name, with the shapes and types that the family's module states.
     """
     seeds = [sample_seed(0, update, i, task) for i in chosen]
     rows = zip(data.take(chosen), seeds, strict=True)

@@ -114,8 +114,8 @@ def geneval(recipe: BenchmarkRecipe) -> Chosen:
         return judge_geneval.named(f"judge geneval, {side.label}")(
             side.pictures(source, reading, config.drawing),
             source,
-            weights_at(config.detector),
-            weights_at(config.clip),
+            weights_at(config.detector, "geneval.detector"),
+            weights_at(config.clip, "geneval.clip"),
             names,
             reading,
             config.detector_scale,
@@ -126,7 +126,11 @@ def geneval(recipe: BenchmarkRecipe) -> Chosen:
 
 
 def dpgbench(recipe: BenchmarkRecipe) -> Chosen:
-    """DPG-Bench with a vision-language model of transformers, or with the judge behind the endpoint."""
+    """DPG-Bench with a vision-language model of transformers, or with the judge behind the endpoint.
+
+    Raises:
+        SettingsError: when a batch of drawings does not hold whole grids.
+    """
     config = recipe.dpgbench
     source = needed(config.questions, "dpgbench.questions", "dpg_bench.csv of github TencentQQGYLab/ELLA")
     batch = config.drawing.batch_size
@@ -140,7 +144,7 @@ def dpgbench(recipe: BenchmarkRecipe) -> Chosen:
     def judge(side: Side) -> Judged:
         pictures, name = side.pictures(source, reading, config.drawing), f"judge dpgbench, {side.label}"
         if config.vlm:
-            vlm = weights_at(config.vlm)
+            vlm = weights_at(config.vlm, "dpgbench.vlm")
             return judge_dpgbench.named(name)(pictures, source, vlm, reading, config.cell, config.judge_batch)
         return judge_endpoint.named(name)(pictures, source, None, None, reading, asked_judge(recipe), config.cell)
 

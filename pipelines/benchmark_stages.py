@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from reca.evaluation.records import Record
     from reca.evaluation.vqa import YesNoJudge
 
+BROKEN = "the judge gives NaN: its weights may be damaged, or overflow in their data type; set {settings} to others"
+"""What to do with a judge that judges nothing."""
+
 RECORDS, TOTALS, DIFFERENCES = "records.jsonl", "totals.json", "differences.json"
 
 
@@ -102,7 +105,8 @@ def judge_geneval(
     found = pictures_of(bench, pictures)
     load = partial(load_geneval_judge, detector=detector, clip=clip, names=names, scale=scale)
     work = f"{ctx.work_uri}/records"
-    records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress)
+    mend = BROKEN.format(settings="geneval.detector or geneval.clip")
+    records = look(bench, found, load, (), work, SHAPES["geneval"], ctx.execution, batch, ctx.progress, mend=mend)
     name = f"transformers Mask2Former {shown(detector)} and CLIP {shown(clip)}"
     save_gallery(bench, records, found, ctx.output)
     return keep_judged(ctx, records, reading.benchmark, name, picture_settings(pictures, found))
@@ -130,7 +134,8 @@ def judge_dpgbench(
     load = partial(load_vlm, vlm=vlm, batch=batch, cell=cell)
     read = partial(read_grid, side=cell) if cell else read_picture
     work = f"{ctx.work_uri}/records"
-    records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress, read)
+    mend = BROKEN.format(settings="dpgbench.vlm")
+    records = look(bench, found, load, (), work, SHAPES["dpgbench"], ctx.execution, batch, ctx.progress, read, mend)
     save_gallery(bench, records, found, ctx.output)
     return keep_judged(ctx, records, reading.benchmark, shown(vlm), picture_settings(pictures, found))
 
@@ -244,7 +249,11 @@ def compare(
     reading: Reading,
     bootstrap: int,
 ) -> Compared:
-    """Form the paired differences, second minus first, over the items that are scored on both sides."""
+    """Form the paired differences, second minus first, over the items that are scored on both sides.
+
+    Raises:
+        ValueError: the sides were judged by different judges.
+    """
     import msgspec
 
     from reca.evaluation.catalog import read_benchmark, read_records
@@ -444,8 +453,13 @@ def picture_settings(pictures: Drawn | External, found: "Pictures") -> dict[str,
     return settings
 
 
-def weights_at(place: str) -> Any:
-    """Weights whose content is their identity where the place is a path or URL; a hub id stays a name."""
+def weights_at(place: str, setting: str) -> Any:
+    """Weights whose content is their identity where the place is a path or URL; a hub id stays a name.
+
+    Args:
+        place: folder, URL or hub id.
+        setting: of the recipe that gives it, for messages.
+    """
     if "://" not in place and hub_name(place):
         return place
-    return External(place, advice="give a folder, a URL or a hub id (ORG/NAME)")
+    return External(place, advice=f"give a folder, a URL or a hub id (ORG/NAME): --set {setting}=PLACE")

@@ -56,11 +56,12 @@ def evaluate(recipe: BenchmarkRecipe) -> BenchmarkReport:
 def sides_of(recipe: BenchmarkRecipe, several: bool) -> list[Side]:
     """One side, or two that are compared."""
     places = [recipe.images or recipe.model.checkpoint, *([recipe.compare] if recipe.compare else [])]
+    settings = ("model.checkpoint", "compare")
     sides: list[Side] = []
-    for label, place in zip(labels_of(places), places, strict=True):
+    for label, place, setting in zip(labels_of(places), places, settings, strict=False):
         model = None
         if not recipe.images:
-            model = load_checkpoint.named(f"load {label}")(checkpoint_at(place), recipe.model.family)
+            model = load_checkpoint.named(f"load {label}")(checkpoint_at(place, setting), recipe.model.family)
         sides.append(Side(label, model, recipe.images and place, several))
     return sides
 

@@ -19,6 +19,7 @@ from pipelines.stages import (
     encode,
     evaluate,
     gate,
+    input_at,
     load_checkpoint,
     prepare,
     report,
@@ -50,17 +51,17 @@ def fit(recipe: RecaRecipe) -> Fitted:
     """
     training, evaluation = recipe.training, recipe.evaluation
     captions = training.arm == "sft" or training.lambda_t2i > 0
-    model = load_checkpoint(checkpoint_at(recipe.model.checkpoint), recipe.model.family)
-    scorer = External(evaluation.scorer)
+    model = load_checkpoint(checkpoint_at(recipe.model.checkpoint, "model.checkpoint"), recipe.model.family)
+    scorer = input_at(evaluation.scorer, "evaluation.scorer")
     data = recipe.data
     images_only = replace(data, source="", instruction_source="", instructions=0)
     kind = "captions" if captions else "images"
-    shards = [prepare.named("prepare images")(source_of(data.source), images_only, kind)]
+    shards = [prepare.named("prepare images")(source_of(data.source, "data.source"), images_only, kind)]
     images = encode.named("encode images")(shards[0], model)
     instructions = None
     if training.lambda_i2t > 0:
         instructions_only = replace(data, source="", instruction_source="", images=0)
-        source = source_of(data.instruction_source)
+        source = source_of(data.instruction_source, "data.instruction_source")
         shards.append(prepare.named("prepare instructions")(source, instructions_only, "instructions"))
         instructions = encode.named("encode instructions")(shards[1], model)
     before = evaluate.named("score before")(model, scorer, evaluation)

@@ -56,7 +56,11 @@ def load_checkpoint(ctx: StageContext, source: External | HubSnapshot, family: s
 
 @stage(resources=Resources(cpus=0), claims=encoders)
 def encode(ctx: StageContext, shards: ImageShards, model: Checkpoint) -> EncodedImages:
-    """Run the frozen encoders once over all pictures; every epoch and every sweep trial reads the result."""
+    """Run the frozen encoders once over all pictures; every epoch and every sweep trial reads the result.
+
+    Raises:
+        SettingsError: instructions for a model whose understanding side is frozen.
+    """
     from functools import partial
 
     from reca.data.encode import encode as write_encoded
@@ -269,20 +273,29 @@ def notes(checkpoint: Path, training: TrainingConfig) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def checkpoint_at(place: str) -> Any:
+def checkpoint_at(place: str, setting: str) -> Any:
     """A checkpoint to start from. A folder or URL has its content as identity, a hub id its commit: it is looked up now
     where no whole commit is given, so that a key means the same weights for ever.
+
+    Args:
+        place: folder, URL or hub id.
+        setting: of the recipe that gives it, for messages.
 
     Raises:
         SettingsError: the hub has no such repository or revision, or cannot be asked.
     """
     try:
         name = hub_name(place)
-        return snapshot(*name) if name else External(place)
+        return snapshot(*name) if name else input_at(place, setting)
     except CheckpointError as error:
-        raise SettingsError(f"checkpoint {error}") from error
+        raise SettingsError(f"{setting} {error}") from error
 
 
-def source_of(uri: str) -> Any:
-    """A built-in source by name, anything else as an outside input whose content is its identity."""
-    return uri if uri == BUILT_IN else External(uri)
+def source_of(uri: str, setting: str) -> Any:
+    """A built-in source by name, anything else as an outside input, with content as identity, that `setting` gives."""
+    return uri if uri == BUILT_IN else input_at(uri, setting)
+
+
+def input_at(place: str, setting: str) -> External:
+    """An outside input; when nothing is there, the message names the setting of the recipe that gives the place."""
+    return External(place, advice=f"check {setting}, or the credentials")

@@ -81,7 +81,11 @@ class _Walk:
                 pending.extend(self._step(*step))
 
     def follow_closure(self, function: Callable[..., Any], module: str) -> None:
-        """Reach what a stage that was made inside another function has caught."""
+        """Reach what a stage that was made inside another function has caught.
+
+        Raises:
+            FingerprintError: it is something whose code or value cannot be followed.
+        """
         if function.__closure__ is None:
             return
         for name, value in inspect.getclosurevars(function).nonlocals.items():

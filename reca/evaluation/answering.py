@@ -30,7 +30,7 @@ class Answering(Protocol):
         ...
 
     def answer(self, encoded: dict[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
-        """Greedy answers to one question for each picture of `encode`."""
+        """Greedy answers to one question for each picture; `encoded` is what `encode` gave for them."""
         ...
 
 

@@ -138,6 +138,13 @@ class Benchmark(ABC, Generic[A, S]):
     def official(self, records: Sequence[Record[A, S]]) -> Figures:
         """Totals as the published scripts compute them from what the judge saw."""
 
+    def unjudged(self, record: Record[A, S]) -> bool:
+        """Whether neither the strict rules nor a published script can use what the judge saw in a picture or said about
+        it. Answers of a model that is scored are its own, so there it never is.
+        """
+        del record
+        return False
+
     def weights(self, measure: str) -> Mapping[str, float] | None:
         """Weights of the groups in `overall`; None weighs them alike."""
         del measure

@@ -124,6 +124,12 @@ class DPGBench(Benchmark[Asked, Seen]):
         no = [q for q in item.asked if not all(cell[q.id] for cell in counted)]
         return Record(*place, scores={SCORE: score}, why=tuple(f"no: {q.id} {q.text}" for q in no))
 
+    def unjudged(self, record: DPGRecord) -> bool:
+        """Not one answer is yes or no; the published script takes each for no."""
+        return bool(record.seen) and all(
+            read_answer(answer) is None for cell in record.seen for answer in cell.values()
+        )
+
     def values(self, records: Sequence[DPGRecord]) -> dict[str, Values]:
         """One value for each item, and counted answers by category."""
         scored = [record for record in records if record.unscored is None]

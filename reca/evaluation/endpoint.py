@@ -96,6 +96,7 @@ def questions_of(
 
     Raises:
         BenchmarkError: when judge prompts are missing, lack a place-holder, or are of another edition.
+        ValueError: another benchmark.
     """
     match benchmark:
         case "dpgbench":

@@ -116,6 +116,11 @@ class GEdit(Benchmark[Edit, Replies]):
         sc, pq = (float(min(cast("tuple[float, float]", pair))) for pair in pairs.values())
         return Record(*place, scores={"O": math.sqrt(sc * pq), "SC": sc, "PQ": pq})
 
+    def unjudged(self, record: GEditRecord) -> bool:
+        """The replies hold neither two pairs of scores nor what the published parser reads at its first attempt."""
+        replies = record.seen.consistency, record.seen.quality
+        return record.unscored is not None and official_scores(*replies) is None
+
     def values(self, records: Sequence[GEditRecord]) -> dict[str, Values]:
         """Scores by type, of all edits and of the intersection subset."""
         shared = [record for record in records if record.asked.intersection]

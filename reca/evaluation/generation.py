@@ -33,10 +33,12 @@ from reca.evaluation.originals import as_tensor, copied, from_records, picture_s
 from reca.evaluation.picture_files import REFUSED, SETTINGS, find_pictures, read_picture
 from reca.evaluation.pictures import png
 from reca.evaluation.records import BenchmarkError
-from reca.evaluation.refusals import Tally, spaced, tried
+from reca.evaluation.refusals import tried
 from reca.evaluation.run_config import GRID_CELLS, DrawingConfig
 from reca.evaluation.tables import parquet_files
+from reca.evaluation.tally import Tally, spaced
 from reca.models.base import Editor
+from reca.models.finite import MEND
 
 PROMPT_FILE = "metadata.jsonl"
 """GenEval's official scripts read each prompt's record from this file beside its samples."""
@@ -170,7 +172,7 @@ def draw(
     missing = set(find_pictures(folder, benchmark.items).missing)
     everything = drawings(benchmark, config.seed, originals)
     todo = [item for item in everything if item.path in missing]
-    tally, refused = Tally(len(everything), "pictures", len(everything) - len(todo)), dict[str, str]()
+    tally, refused = Tally(len(everything), "pictures", MEND, len(everything) - len(todo)), dict[str, str]()
     batches = batched(todo, config.batch_size)
     batches = spaced(batches, len(batches[0])) if batches else []
     with closing(spread(batches, partial(Painter, load, config), execution)) as results:

@@ -18,6 +18,9 @@ from reca.evaluation.statistics import OVERALL
 CORRECT, PICTURES, PROMPTS = "correct", "pictures", "prompts"
 """Measures: mean of the task means (the headline), share of right pictures, share of prompts with a right picture."""
 
+NAN_SEEN = "a box, score or colour is not a number"
+"""`Record.unscored` of a picture in which the judge saw that."""
+
 TABLE_HEADING = "SO   TO   CT   CL   POS  ATTR ALL"
 """Heading of the table in RecA's copy of the summary script; the columns below it follow the order of meeting."""
 
@@ -82,8 +85,12 @@ class GenEval(Benchmark[Prompt, Seen]):
         verdict = judge(item.asked, detections(seen), self.options)
         place = item.key, sample, item.group, item.asked, seen
         if verdict.refused is not None:
-            return Record(*place, why=(verdict.refused,), unscored="a box, score or colour is not a number")
+            return Record(*place, why=(verdict.refused,), unscored=NAN_SEEN)
         return Record(*place, scores={CORRECT: float(verdict.correct)}, why=verdict.reasons)
+
+    def unjudged(self, record: GenEvalRecord) -> bool:
+        """A NaN was seen; the published scripts make a verdict of it, which says nothing of the picture."""
+        return record.unscored == NAN_SEEN
 
     def values(self, records: Sequence[GenEvalRecord]) -> dict[str, Values]:
         """0 or 1 for each picture, by task; all together; and the best of each prompt."""

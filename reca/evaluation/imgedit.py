@@ -83,6 +83,10 @@ class ImgEdit(Benchmark[Edit, str]):
         why = ("a later score exceeds the first, against the judge's instructions",) if over else ()
         return Record(*place, scores={SCORE: sum(scores) / len(scores)}, why=why)
 
+    def unjudged(self, record: ImgEditRecord) -> bool:
+        """The reply holds neither the asked scores nor a score for the published scripts."""
+        return record.unscored is not None and official_mean(record.seen) is None
+
     def values(self, records: Sequence[ImgEditRecord]) -> dict[str, Values]:
         """Scores by type, and all together."""
         types = by_group(records, SCORE, self.groups(SCORE))

@@ -33,6 +33,7 @@ class ReplyCache:
     """
 
     def __init__(self, folder: str) -> None:
+        self.folder = folder
         files, root = cast("tuple[AbstractFileSystem, str]", url_to_fs(folder))
         self._files, self._root = files, root.rstrip("/")
 

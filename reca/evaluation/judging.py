@@ -16,12 +16,22 @@ from PIL import Image
 
 from reca.evaluation import dpgbench, gedit, imgedit, wise
 from reca.evaluation.benchmark import Benchmark
-from reca.evaluation.judge_client import Asker, JudgeClient, NoReplyError, Question
+from reca.evaluation.judge_client import Asker, JudgeClient, JudgeError, NoReplyError, Question
 from reca.evaluation.picture_files import Pictures, cells_of, read_grid, read_picture
 from reca.evaluation.records import A, BenchmarkError, Item, Record, S
+from reca.evaluation.tally import AllRefusedError, Tally, spaced
 
 YES_OR_NO = "Answer with one word, yes or no."
 """What a judge that is no yes-or-no model is told besides the question."""
+
+UNREADABLE = "a picture cannot be read"
+NO_REPLY = "the judge gave no reply"
+"""`Record.unscored` of what was not judged."""
+
+MEND = (
+    "see the replies, which are kept in {folder}; another judge (judge.model), judge prompt or judge.max_tokens asks "
+    "anew, and so does another folder of replies (--context replies=FOLDER)"
+)
 
 Questions = Callable[[Item[A], str], Sequence[Question]]
 """Questions about the picture of an item at a URL. Raises BenchmarkError when a picture cannot be read."""
@@ -50,7 +60,8 @@ def judge_pictures(
         unscored.
 
     Raises:
-        JudgeError: when the judge cannot be used at all; replies so far are kept.
+        JudgeError: when the judge cannot be used at all, or not one of its first replies can (see `Tally`); replies so
+            far are kept. A set that is too small for the second ends with all its pictures unscored.
     """
     jobs = [
         (item, sample, pictures.found[item.key, sample])
@@ -58,24 +69,49 @@ def judge_pictures(
         for sample in range(len(item.pictures))
         if (item.key, sample) in pictures.found
     ]
+    order = spaced(range(len(jobs)), 1)
+    tally = Tally(len(jobs), "pictures", MEND.format(folder=client.cache.folder))
 
-    async def work(asker: Asker, job: tuple[Item[A], int, str]) -> Record[A, S]:
-        item, sample, url = job
+    async def work(asker: Asker, number: int) -> Record[A, S]:
+        item, sample, url = jobs[number]
+        record = await _judged(bench, asker, item, sample, url, questions, seen, turns)
+        unread = record.unscored == UNREADABLE
+        useless = not unread and (record.unscored == NO_REPLY or bench.unjudged(record))
+        reasons = [": ".join((str(record.unscored), *record.why[:1]))] if useless else []
         try:
-            asked = await asyncio.to_thread(questions, item, url)
-        except BenchmarkError as error:
-            return _unscored(item, sample, seen(item, ()), "a picture cannot be read", error)
-        turn = 0
-        while True:
-            try:
-                replies = [await asker.ask(msgspec.structs.replace(question, turn=turn)) for question in asked]
-            except NoReplyError as error:
-                return _unscored(item, sample, seen(item, ()), "the judge gave no reply", error)
-            record, turn = bench.decide(item, sample, seen(item, replies)), turn + 1
-            if record.unscored is None or turn >= turns:
-                return record
+            tally.add(int(not unread), reasons, int(unread))
+        except AllRefusedError as error:
+            raise JudgeError(str(error)) from error
+        return record
 
-    return client.run(jobs, work)
+    records = dict(zip(order, client.run(order, work), strict=True))
+    return [records[number] for number in sorted(records)]
+
+
+async def _judged(
+    bench: Benchmark[A, S],
+    asker: Asker,
+    item: Item[A],
+    sample: int,
+    url: str,
+    questions: Questions[A],
+    seen: Callable[[Item[A], Sequence[str]], S],
+    turns: int,
+) -> Record[A, S]:
+    """Ask about one picture, and decide."""
+    try:
+        asked = await asyncio.to_thread(questions, item, url)
+    except BenchmarkError as error:
+        return _unscored(item, sample, seen(item, ()), UNREADABLE, error)
+    turn = 0
+    while True:
+        try:
+            replies = [await asker.ask(msgspec.structs.replace(question, turn=turn)) for question in asked]
+        except NoReplyError as error:
+            return _unscored(item, sample, seen(item, ()), NO_REPLY, error)
+        record, turn = bench.decide(item, sample, seen(item, replies)), turn + 1
+        if record.unscored is None or turn >= turns:
+            return record
 
 
 def one_reply(item: Item[Any], replies: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """From a folder of pictures to records through a judge of our own (networks on this cluster), batch by batch.
 
-Records are kept as they come, so a stopped run continues behind the last batch. What the judge refuses, because its
-numbers are not finite, is unscored and not kept: a run that continues asks it once more.
+Records are kept as they come, so a stopped run continues behind the last batch. What the judge refuses, or sees without
+meaning, because its numbers are not finite, is unscored and not kept: a run that continues asks it once more.
 """
 
 import json
@@ -23,7 +23,9 @@ from reca.evaluation.benchmark import Benchmark
 from reca.evaluation.files import put
 from reca.evaluation.picture_files import Pictures, read_picture
 from reca.evaluation.records import BenchmarkError, Item, Record, load_records
-from reca.evaluation.refusals import UNSCORED, Refusal, Tally, spaced
+from reca.evaluation.refusals import UNSCORED, Refusal
+from reca.evaluation.tally import Tally, spaced
+from reca.models.finite import MEND
 
 A = TypeVar("A")
 S = TypeVar("S")
@@ -78,6 +80,7 @@ def look(
     batch_size: int,
     progress: Callable[[str], None] | None = None,
     read: Callable[[str], Image.Image] = read_picture,
+    mend: str = MEND,
 ) -> list[Record[A, S]]:
     """Judge every picture found; missing pictures get no record.
 
@@ -92,12 +95,14 @@ def look(
         batch_size: pictures looked at together.
         progress: called with one line now and then.
         read: reads a picture, or raises BenchmarkError, which leaves it unscored; must be picklable.
+        mend: what to do when the judge refuses everything, for the message.
 
     Returns:
         Records in the order of the items.
 
     Raises:
-        AllRefusedError: the judge refused every picture; see `Tally` for when this is said.
+        AllRefusedError: the judge refused every picture, or what it saw means nothing in every one
+            (`Benchmark.unjudged`); see `Tally` for when this is said.
     """
     records = kept_records(work, shape)
     samples = [
@@ -108,23 +113,31 @@ def look(
     ]
     todo = [s for s in samples if (s.item.key, s.number) not in records]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    kept, _, unread = _counted(list(records.values()))
-    tally = Tally(len(samples) - unread, "items", kept)
+    kept, _, unread = _counted(bench, list(records.values()))
+    tally = Tally(len(samples) - unread, "items", mend, kept)
     with closing(spread(spaced(batches, batch_size), partial(Looker, bench, load, blank, read), execution)) as results:
         for rows in results:
-            keep_records([row for row in rows if row.unscored != UNSCORED], work)
+            keep_records([row for row in rows if _fault(bench, row) is None], work)
             records |= {(r.item, r.sample): r for r in rows}
-            tally.add(*_counted(rows))
+            tally.add(*_counted(bench, rows))
             if progress:
                 progress(f"{len(records):,} of {len(samples):,} pictures judged")
     tally.close()
     return [records[s.item.key, s.number] for s in samples]
 
 
-def _counted(records: Sequence[Record[Any, Any]]) -> tuple[int, list[str], int]:
-    """How many were shown to the judge, why it refused some, and how many were not shown."""
+def _counted(bench: Benchmark[A, S], records: Sequence[Record[A, S]]) -> tuple[int, list[str], int]:
+    """How many were shown to the judge, why it judged some not, and how many were not shown."""
     unread = sum(record.unscored == UNREADABLE for record in records)
-    return len(records) - unread, [r.why[0] for r in records if r.unscored == UNSCORED], unread
+    faults = [fault for record in records if (fault := _fault(bench, record)) is not None]
+    return len(records) - unread, faults, unread
+
+
+def _fault(bench: Benchmark[A, S], record: Record[A, S]) -> str | None:
+    """Why the judge did not judge a picture that it was shown, if so."""
+    if record.unscored == UNSCORED:
+        return record.why[0]
+    return record.unscored if bench.unjudged(record) else None
 
 
 class Looker(Generic[A, S]):

@@ -1,6 +1,5 @@
 """What a model refuses because its numbers are not finite: counted with the reason, never scored, never in the way."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -9,22 +8,16 @@ import msgspec
 import torch
 from torch import Tensor
 
-from reca.evaluation.records import BenchmarkError, Record
+from reca.evaluation.records import Record
+from reca.evaluation.tally import Tally, spaced
 from reca.models.finite import MEND, NonFiniteOutputError
 
 UNSCORED = "the model's numbers were not finite"
 """`Record.unscored` of what was refused; the reason is in `why`."""
 
-ENOUGH, BATCHES = 32, 4
-"""Items, and batches that hold them, all of which are refused when a benchmark is ended early."""
-
 T = TypeVar("T")
 E = TypeVar("E")
 R = TypeVar("R", bound=Record[Any, Any])
-
-
-class AllRefusedError(BenchmarkError):
-    """A model refused everything that was asked of it."""
 
 
 @dataclass(frozen=True)
@@ -44,77 +37,6 @@ def tried(call: Callable[[], T]) -> tuple[T, dict[int, str]]:
         return call(), {}
     except NonFiniteOutputError as error:
         return error.result, dict(error.faults)
-
-
-class Tally:
-    """Counts what a model refuses while a benchmark is under way, and ends it when there will be nothing to score.
-
-    It ends early when `ENOUGH` items in `BATCHES` batches have been asked for and every one was refused: with batches
-    in the order of `spaced` they are from all over the set, so a model of which a tenth can be scored passes one of
-    them with probability .97. Nothing is kept of what is refused, so a later run tries it again.
-
-    Args:
-        expected: how many pictures or answers there should be.
-        what: they are.
-        sound: how many there are already.
-    """
-
-    def __init__(self, expected: int, what: str, sound: int = 0) -> None:
-        self.expected, self.what, self.sound = expected, what, sound
-        self.batches, self.reasons = 0, Counter[str]()
-
-    def add(self, asked: int, refused: Sequence[str], unread: int = 0) -> None:
-        """Count a batch.
-
-        Args:
-            asked: items that the model was asked for.
-            refused: reason of each that it refused.
-            unread: items that it could not be asked for.
-
-        Raises:
-            AllRefusedError: enough was asked for, and all of it was refused.
-        """
-        self.batches += 1
-        self.sound += asked - len(refused)
-        self.expected -= unread
-        self.reasons.update(refused)
-        if self.batches >= BATCHES and self.reasons.total() >= ENOUGH:
-            self._require_some()
-
-    def close(self) -> None:
-        """End the count.
-
-        Raises:
-            AllRefusedError: all was refused.
-        """
-        self._require_some()
-
-    def _require_some(self) -> None:
-        tried = self.reasons.total()
-        if self.sound or not tried:
-            return
-        found = ", ".join(
-            reason if len(self.reasons) == 1 else f"{reason} ({count})" for reason, count in self.reasons.most_common()
-        )
-        if tried == self.expected:
-            raise AllRefusedError(f"none of {tried:,} {self.what} can be scored: {found}; {MEND}")
-        raise AllRefusedError(
-            f"none of the first {tried:,} of {self.expected:,} {self.what} can be scored, so the rest was not tried: "
-            f"{found}; {MEND}; then run the same command again"
-        )
-
-
-def spaced(batches: Sequence[T], size: int) -> list[T]:
-    """Batches in the order in which they are done: first enough for `Tally`, evenly spaced, then the others.
-
-    Args:
-        batches: of a whole benchmark.
-        size: items of each, or less in the last of a kind.
-    """
-    count = min(len(batches), max(BATCHES, -(-ENOUGH // size)))
-    first = [number * len(batches) // count for number in range(count)]
-    rest = sorted(set(range(len(batches))) - set(first))
-    return [batches[number] for number in (*first, *rest)]
 
 
 def after_encoding(encode: Callable[[], E], use: Callable[[E], T]) -> T:
@@ -151,7 +73,7 @@ def drawn(call: Callable[[slice], Tensor], count: int, batch_size: int, what: st
     """
     batches: dict[int, Tensor] = {}
     refused: dict[int, str] = {}
-    tally = Tally(count, what)
+    tally = Tally(count, what, MEND)
     with torch.no_grad():
         for start in spaced(range(0, count, batch_size), batch_size):
             part = slice(start, start + batch_size)

@@ -16,10 +16,12 @@ from reca.data.sets import generator, scene_at
 from reca.evaluation.picture_questions import PictureQuestion, same
 from reca.evaluation.pictures import fitted
 from reca.evaluation.records import Record
-from reca.evaluation.refusals import Tally, after_encoding, spaced, tried, without
+from reca.evaluation.refusals import after_encoding, tried, without
 from reca.evaluation.results import CORRECT, correctness
 from reca.evaluation.statistics import OVERALL, Estimate, estimates
+from reca.evaluation.tally import Tally, spaced
 from reca.models.base import UnifiedModel
+from reca.models.finite import MEND
 
 HELD_OUT = "held-out"
 """Stream of the evaluation pictures."""
@@ -83,7 +85,7 @@ def understanding(model: UnifiedModel, config: EvaluationConfig, batch_size: int
     rows = sorted(questions(config.understanding_questions), key=lambda row: row[1])
     groups = [list(group) for _, group in groupby(rows, key=lambda row: row[1])]
     batches = [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
-    tally, answers = Tally(len(rows), "answers"), list[Answer]()
+    tally, answers = Tally(len(rows), "answers", MEND), list[Answer]()
     for batch in spaced(batches, batch_size):
         found = _ask(model, batch)
         tally.add(len(found), [answer.why[0] for answer in found if answer.unscored])

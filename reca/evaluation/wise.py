@@ -99,6 +99,11 @@ class Wise(Benchmark[Prompt, str]):
         value = wiscore(*scores)
         return Record(*place, scores={WISCORE: value, PLAIN: value, **dict(zip(CRITERIA, scores, strict=True))})
 
+    def unjudged(self, record: WiseRecord) -> bool:
+        """The reply holds neither the asked scores nor one for a published reader."""
+        read = official_scores(record.seen) or set(reca_scores(record.seen).values()) - {UNREAD}
+        return record.unscored is not None and not read
+
     def values(self, records: Sequence[WiseRecord]) -> dict[str, Values]:
         """Scores by category."""
         return {measure: by_group(records, measure, CATEGORIES) for measure in self.least}
@@ -146,6 +151,10 @@ class WiseVerified(Benchmark[Prompt, str]):
         if isinstance(scores, str):
             return Record(*place, why=(scores,), unscored="the reply does not hold the asked score")
         return Record(*place, scores={SCORE: float(scores[0])})
+
+    def unjudged(self, record: WiseRecord) -> bool:
+        """The reply holds no score for either reader."""
+        return record.unscored is not None and verified_score(record.seen) is None
 
     def values(self, records: Sequence[WiseRecord]) -> dict[str, Values]:
         """Scores by category."""

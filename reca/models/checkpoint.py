@@ -1,13 +1,14 @@
 """Reading and writing weights: one tensor at a time, checked by name, shape and value before they are used."""
 
 import json
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -35,7 +36,19 @@ NO_TYPES: Types = MappingProxyType({})
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def built(build: Callable[[], Network], device: torch.device | str, dtype: torch.dtype) -> Network:
+@dataclass(frozen=True)
+class _Index:
+    """An index of shards, as far as it is needed: the file of each tensor."""
+
+    weight_map: dict[str, str]
+
+
+def built(
+    build: Callable[[], Network],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    source: Path | str = "the checkpoint's configuration",
+) -> Network:
     """Build a module to be filled by `load_strict`: on the device from the start, its initial values never computed.
 
     Args:
@@ -43,9 +56,22 @@ def built(build: Callable[[], Network], device: torch.device | str, dtype: torch
         device: where its tensors lie.
         dtype: type of the floating-point parameters. Buffers (rotary frequencies, code tables) keep their own. A device
             holds the float32 module for a moment; a CPU does not, because no page of it is touched.
+        source: what the sizes are from, for the message.
+
+    Raises:
+        CheckpointError: naming `source`, when the libraries inside refuse the sizes.
     """
-    with torch.device(device), no_init_weights():
-        network = build()
+    try:
+        with torch.device(device), no_init_weights():
+            network = build()
+    except (CheckpointError, RuntimeError, MemoryError):  # memory that does not suffice is no fault of the sizes
+        raise
+    except Exception as error:  # transformers, diffusers and torch refuse sizes in ways that have no common class
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{source}: a model of these sizes cannot be built: {type(error).__name__}: {reason}; take the "
+            "configuration files that belong to the weights"
+        ) from error
     for parameter in network.parameters():
         if parameter.is_floating_point() and parameter.dtype != dtype:
             parameter.data = torch.empty_like(parameter, dtype=dtype)
@@ -280,17 +306,24 @@ def _copy(found: Tensor, into: Tensor) -> int:
 def _misfit(found: Tensor, parts: tuple[Tensor, ...]) -> str | None:
     if not parts:
         return "not part of this model"
-    expected = list(parts[0].shape)
+    first = parts[0]
+    expected = list(first.shape)
     if len(parts) > 1:
         expected[0] = sum(len(part) for part in parts)
-    return None if list(found.shape) == expected else f"shape {list(found.shape)}, expected {expected}"
+    if list(found.shape) != expected:
+        return f"shape {list(found.shape)}, expected {expected}"
+    numbers = found.is_floating_point() and found.dtype.itemsize > 1  # one byte: quantized, the scale is elsewhere
+    if first.is_floating_point() != numbers:
+        kind, needed = (str(tensor.dtype).removeprefix("torch.") for tensor in (found, first))
+        return f"type {kind}, expected {needed} or one like it (quantized weights are not read)"
+    return None
 
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index}: no index of shards (no usable weight_map)") from error
+        return sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{index}: no index of shards (no usable weight_map): {error}") from error
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -306,7 +339,7 @@ def _read_pickle(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         # Mapped, not read: the old format, which is no archive, cannot be.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # damaged bytes fail the unpickler in ways that have no common class
         raise CheckpointError(
             f"{path}: not a plain file of tensors: loading it would run code, or it is broken. "
             "Get the weights as safetensors from a source you trust"

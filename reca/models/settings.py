@@ -58,6 +58,27 @@ def converted(values: Mapping[str, Any], kind: type[Kind], source: Path | str) -
         raise CheckpointError(f"{source}: {error}") from error
 
 
+def with_rope_theta(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Settings of a language model with `rope_theta` where they have it: by itself, or, as transformers 5 writes it, in
+    `rope_parameters`.
+
+    Args:
+        values: settings.
+        path: the file, for the message.
+
+    Raises:
+        CheckpointError: naming file and setting, when `rope_parameters` has no base.
+    """
+    rope = values.get("rope_parameters")
+    if not rope:
+        return dict(values)
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        raise CheckpointError(
+            f"{path}: rope_parameters is {rope!r} without rope_theta; give the base of the rotary embedding there"
+        )
+    return {**values, "rope_theta": rope["rope_theta"]}
+
+
 def check_fixed(values: Mapping[str, Any], fixed: Mapping[str, Any], path: Path, section: str = "") -> None:
     """Make sure that settings which are not offered here have the values that are built here, where they are given.
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from reca.data.files import filesystem, is_local
@@ -24,9 +24,12 @@ def local_copy(uri: str) -> Path:
     if is_local(fs):
         return Path(path)
     listing = cast(dict[str, dict[str, Any]], fs.find(path, detail=True))
+    # Object stores may hold empty objects that stand for folders.
+    folders = {str(parent) for name in listing for parent in PurePosixPath(name).parents}
     found = {
         name.removeprefix(path).lstrip("/"): f"{info['size']} {info.get('ETag', info.get('mtime', ''))}"
         for name, info in sorted(listing.items())
+        if name.rstrip("/") not in folders
     }
     if not found:
         raise ValueError(f"{uri}: missing or empty; check the path")

@@ -11,7 +11,10 @@ from loopback_judge import LoopbackJudge, loopback_judge, status
 from PIL import Image
 
 from reca.evaluation import dpgbench, gedit, imgedit, wise
-from reca.evaluation.judge_client import JudgeClient, JudgeConfig
+from reca.evaluation.benchmark import Benchmark
+from reca.evaluation.geneval import Prompt, Requirement
+from reca.evaluation.geneval_benchmark import GenEval, Sighting
+from reca.evaluation.judge_client import JudgeClient, JudgeConfig, JudgeError
 from reca.evaluation.judging import (
     answers_by_cell,
     dpgbench_questions,
@@ -22,7 +25,7 @@ from reca.evaluation.judging import (
     two_replies,
     wise_questions,
 )
-from reca.evaluation.picture_files import find_pictures
+from reca.evaluation.picture_files import Pictures, find_pictures
 from reca.evaluation.records import BenchmarkError, Item
 
 NAMES = ("A", "B", "C")
@@ -37,8 +40,15 @@ EDITS = imgedit.ImgEdit(
 PROMPTS = {"add": "Rate <edit_prompt>."}
 
 
-def client(judge: LoopbackJudge, tmp_path: Path) -> JudgeClient:
-    config = JudgeConfig(base_url=judge.url, model="loopback", key_variable="", first_wait_s=0.0, attempts=2)
+def client(judge: LoopbackJudge, tmp_path: Path, concurrency: int = 8) -> JudgeClient:
+    config = JudgeConfig(
+        base_url=judge.url,
+        model="loopback",
+        key_variable="",
+        first_wait_s=0.0,
+        attempts=2,
+        concurrency=concurrency,
+    )
     return JudgeClient(config, str(tmp_path / "cache"))
 
 
@@ -177,3 +187,107 @@ def test_judge_prompts_without_place_holders_are_refused(tmp_path: Path) -> None
         wise_questions("<prompt>")
     with pytest.raises(BenchmarkError, match="GEdit consistency prompt: place-holder <instruction>"):
         gedit_questions("SC?", "PQ?", "x")
+
+
+def many(folder: Path, readable: bool = True) -> tuple[imgedit.ImgEdit, Pictures]:
+    """64 edits with pictures, or with files that hold none."""
+    draw(folder / "source.png")
+    edited = folder / "edited.png"
+    edited.write_bytes((folder / "source.png").read_bytes() if readable else b"no picture")
+    items = tuple(
+        Item(f"{n}", "add", f"{n}", imgedit.Edit(f"{n}", "add", NAMES), (f"{n}.png",), source="source.png")
+        for n in range(64)
+    )
+    return imgedit.ImgEdit(items), Pictures("", {(item.key, 0): str(edited) for item in items}, (), ())
+
+
+def judged(judge: LoopbackJudge, folder: Path, place: Path, readable: bool = True) -> list[Any]:
+    """What comes of 64 edits, asked about one after another."""
+    bench, pictures = many(folder, readable)
+    questions = imgedit_questions({"add": "<edit_prompt>"}, str(folder))
+    return judge_pictures(bench, client(judge, place, 1), pictures, questions, one_reply)
+
+
+def test_a_judge_of_which_no_reply_can_be_read_ends_the_run_early(tmp_path: Path) -> None:
+    message = (
+        r"^none of the first 32 of 64 pictures can be scored, so the rest was not tried: the reply does not hold the "
+        r"asked scores: asked for one whole number from 1 to 5 under 'A', got \[\]; see the replies, which are kept in "
+        rf"{tmp_path}/cache; another judge \(judge\.model\), .* \(--context replies=FOLDER\); then run the same command"
+    )
+    with loopback_judge(lambda body: "I cannot judge this.") as judge:
+        with pytest.raises(JudgeError, match=message):
+            judged(judge, tmp_path, tmp_path)
+        # From all over the set, not its first items.
+        assert judge.texts() == [f"{n}" for n in range(0, 64, 2)]
+        with pytest.raises(JudgeError, match="none of the first 32 of 64"):
+            judged(judge, tmp_path, tmp_path)
+        assert len(judge.asked) == 32
+        judge.behaviours = [lambda body: "A: 5\nB: 4\nC: 3"]
+        records = judged(judge, tmp_path, tmp_path / "other")
+    assert [record.item for record in records] == [f"{n}" for n in range(64)]
+    assert all(record.scores == {"score": 4.0} for record in records)
+
+
+def test_one_reply_that_can_be_read_lets_the_run_go_on(tmp_path: Path) -> None:
+    def behave(body: dict[str, Any]) -> str:
+        return "A: 5\nB: 4\nC: 3" if body["messages"][-1]["content"][0]["text"] == "62" else "hm"
+
+    with loopback_judge(behave) as judge:
+        records = judged(judge, tmp_path, tmp_path)
+    assert [record.item for record in records if record.unscored is None] == ["62"]
+    assert len(records) == 64
+
+
+def test_an_endpoint_that_gives_no_reply_ends_the_run_early_and_is_asked_again(tmp_path: Path) -> None:
+    with loopback_judge(lambda body: status(400, "no pictures, please")) as judge:
+        with pytest.raises(
+            JudgeError, match=r"32 of 64 .*: the judge gave no reply: status 400: no pictures, please; "
+        ):
+            judged(judge, tmp_path, tmp_path)
+        judge.behaviours = [lambda body: "A: 5\nB: 4\nC: 3"]
+        assert len(judged(judge, tmp_path, tmp_path)) == 64
+
+
+def test_what_a_published_script_reads_and_what_is_not_shown_end_nothing(tmp_path: Path) -> None:
+    with loopback_judge(lambda body: "A: 50\nB: 40\nC: 30") as judge:
+        records = judged(judge, tmp_path, tmp_path)
+        assert {record.unscored for record in records} == {"the reply does not hold the asked scores"}
+        records = judged(judge, tmp_path, tmp_path / "other", readable=False)
+        assert {record.unscored for record in records} == {"a picture cannot be read"}
+        assert len(judge.asked) == 64
+
+
+CAT = Item("0", "single_object", "a cat", Prompt("single_object", "a cat", (Requirement("cat", 1),)), ("0.png",))
+EDIT = Item("k", "ps_human", "smile", gedit.Edit("smile", "ps_human", "cn", True), ("k.png",), "k_SRCIMG.png")
+PROMPT = Item("7", "CULTURE", "p", wise.Prompt(7, "p", "e"), ("7.png",))
+ASKED = Item(
+    "a", "", "a", tuple(dpgbench.Question(n, f"{n}?", (n - 1,), "entity - whole", n) for n in (1, 2)), ("a.png",)
+)
+TEN = json.dumps({"score": [10, 10]})
+
+
+@pytest.mark.parametrize(
+    ("bench", "seen", "unjudged"),
+    [
+        (GenEval((CAT,)), (Sighting("cat", (0, 0, 2, 2), float("nan")),), True),
+        (GenEval((CAT,)), (), False),
+        (dpgbench.DPGBench((ASKED,)), ({1: "", 2: "perhaps"},), True),
+        (dpgbench.DPGBench((ASKED,)), ({1: "", 2: "no"},), False),
+        (dpgbench.DPGBench((ASKED,)), ({1: "yes", 2: "no"},), False),
+        (EDITS, "I'm sorry, I can't help with that.", True),
+        (EDITS, "A: 50", False),
+        (EDITS, "A: 5\nB: 4\nC: 3", False),
+        (gedit.GEdit((EDIT,), "cn"), gedit.Replies("hm", TEN), True),
+        (gedit.GEdit((EDIT,), "cn"), gedit.Replies("7", TEN), False),
+        (gedit.GEdit((EDIT,), "cn"), gedit.Replies(TEN, TEN), False),
+        (wise.Wise((PROMPT,)), "hm", True),
+        (wise.Wise((PROMPT,)), "Consistency: 2 of 2", False),
+        (wise.Wise((PROMPT,)), "Consistency\uff1a2", False),
+        (wise.Wise((PROMPT,)), "Consistency: 2\nRealism: 2\nAesthetic Quality: 0", False),
+        (wise.WiseVerified((PROMPT,)), "hm", True),
+        (wise.WiseVerified((PROMPT,)), "the score is 1, score 1", False),
+        (wise.WiseVerified((PROMPT,)), "Score: 0", False),
+    ],
+)
+def test_unjudged_is_what_no_reader_can_use(bench: Benchmark[Any, Any], seen: Any, unjudged: bool) -> None:
+    assert bench.unjudged(bench.decide(bench.items[0], 0, seen)) is unjudged

@@ -20,6 +20,8 @@ from reca.evaluation.picture_files import Pictures, find_pictures
 from reca.evaluation.picture_questions import PictureQuestion
 from reca.evaluation.pope import POPE
 from reca.evaluation.records import BenchmarkError, Item
+from reca.evaluation.tally import AllRefusedError
+from reca.models.finite import MEND
 from reca.models.showo.model import ShowoModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,8 +58,8 @@ def cats(folder: Path, count: int = 6) -> tuple[GenEval, Pictures]:
     return GenEval(items), find_pictures(str(folder), items)
 
 
-def judged(bench: GenEval, pictures: Pictures, judge: BrightJudge, work: Path) -> list[Any]:
-    return look(bench, pictures, lambda _: judge, (), str(work), SHAPES["geneval"], ExecutionConfig(), 4)
+def judged(bench: GenEval, pictures: Pictures, judge: BrightJudge, work: Path, mend: str = MEND) -> list[Any]:
+    return look(bench, pictures, lambda _: judge, (), str(work), SHAPES["geneval"], ExecutionConfig(), 4, mend=mend)
 
 
 def test_records_come_in_the_order_of_the_items(tmp_path: Path) -> None:
@@ -96,6 +98,50 @@ def test_a_stopped_run_continues_behind_its_last_batch(tmp_path: Path) -> None:
     records = judged(bench, pictures, again, tmp_path / "work")
     assert again.batches == [2]
     assert records == judged(bench, pictures, BrightJudge(), tmp_path / "other")
+
+
+class BrokenJudge(BrightJudge):
+    """Sees what is no number in every dark picture."""
+
+    def see(self, asked: Sequence[Prompt], pictures: Sequence[Image.Image]) -> list[tuple[Sighting, ...]]:
+        broken = (Sighting("nothing", (0.0, 0.0, 0.0, 0.0), float("nan")),)
+        return [sightings or broken for sightings in super().see(asked, pictures)]
+
+
+def test_a_judge_that_sees_no_number_in_anything_ends_the_stage_early(tmp_path: Path) -> None:
+    bench, pictures = cats(tmp_path, 80)
+    for path in pictures.found.values():
+        Image.new("RGB", (4, 4)).save(path)
+    judge, work = BrokenJudge(), tmp_path / "work"
+    message = (
+        r"^none of the first 32 of 80 items can be scored, so the rest was not tried: a box, score or colour is not a "
+        r"number; take another; then run the same command again$"
+    )
+    with pytest.raises(AllRefusedError, match=message):
+        look(
+            bench,
+            pictures,
+            lambda _: judge,
+            (),
+            str(work),
+            SHAPES["geneval"],
+            ExecutionConfig(),
+            4,
+            mend="take another",
+        )
+    assert judge.batches == [4] * 8
+    assert kept_records(str(work), SHAPES["geneval"]) == {}
+    few = Pictures("", dict([*pictures.found.items()][:6]), (), ())
+    with pytest.raises(AllRefusedError, match="none of 6 items can be scored"):
+        judged(bench, few, BrokenJudge(), tmp_path / "few")
+    # One picture that is judged lets the stage go on; the others are looked at again by the next run.
+    Image.new("RGB", (4, 4), (255,) * 3).save(pictures.found["9", 0])
+    records = judged(bench, pictures, BrokenJudge(), work)
+    assert [record.item for record in records if record.unscored is None] == ["9"]
+    assert [key for key, _ in kept_records(str(work), SHAPES["geneval"])] == ["9"]
+    again = BrightJudge()
+    assert all(record.unscored is None for record in judged(bench, pictures, again, work))
+    assert sum(again.batches) == 79
 
 
 def test_a_model_answers_each_question_about_its_picture(tmp_path: Path) -> None:

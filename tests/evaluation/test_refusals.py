@@ -31,8 +31,9 @@ from reca.evaluation.picture_questions import PictureQuestion
 from reca.evaluation.pope import POPE, SETS
 from reca.evaluation.prompt_files import read_dpgbench
 from reca.evaluation.records import BenchmarkError, Item
-from reca.evaluation.refusals import UNSCORED, AllRefusedError, Tally, after_encoding, spaced
+from reca.evaluation.refusals import UNSCORED, after_encoding
 from reca.evaluation.suite import compare_all, evaluate_all, load_all
+from reca.evaluation.tally import AllRefusedError, Tally, spaced
 from reca.models.base import Geometry, UnifiedModel
 from reca.models.finite import MEND, NonFiniteOutputError
 from reca.models.showo.model import ShowoModel
@@ -135,14 +136,14 @@ def test_a_model_that_refuses_everything_ends_the_stage_early(tmp_path: Path) ->
 
 
 def test_few_batches_and_few_items_are_no_reason_to_end_early() -> None:
-    tally = Tally(600, "answers")
+    tally = Tally(600, "answers", MEND)
     for _ in range(3):
         tally.add(50, [REASON] * 50)
     tally.add(50, [REASON] * 49)
     for _ in range(9):
         tally.add(50, [REASON] * 50)
     tally.close()
-    tally = Tally(600, "answers")
+    tally = Tally(600, "answers", MEND)
     for size in (10, 10, 10, 1):
         tally.add(size, [REASON] * size)
     with pytest.raises(AllRefusedError) as error:
@@ -153,13 +154,22 @@ def test_few_batches_and_few_items_are_no_reason_to_end_early() -> None:
     )
 
 
+def test_a_message_lists_the_three_most_common_reasons() -> None:
+    tally = Tally(8, "pictures", "mend it")
+    tally.add(8, [*"aaabbcde"])
+    with pytest.raises(AllRefusedError) as error:
+        tally.close()
+    found = "a (3), b (2), c (1), and 2 for other reasons"
+    assert str(error.value) == f"none of 8 pictures can be scored: {found}; mend it"
+
+
 def test_what_could_not_be_asked_for_is_no_sound_answer() -> None:
-    tally = Tally(6, "items")
+    tally = Tally(6, "items", MEND)
     tally.add(2, [REASON] * 2, unread=1)
     tally.add(3, [REASON] * 3)
     with pytest.raises(AllRefusedError, match="none of 5 items can be scored"):
         tally.close()
-    Tally(0, "items").close()
+    Tally(0, "items", MEND).close()
 
 
 @pytest.mark.parametrize(

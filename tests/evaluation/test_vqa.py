@@ -7,12 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from actor_stand_in import spread
 from PIL import Image
 from tiny_judges import VLM_WORDS, save_clip, save_vlm
 
+from reca.config import ExecutionConfig
+from reca.evaluation import looking
+from reca.evaluation.catalog import SHAPES
 from reca.evaluation.dpgbench import DPGBench, Question
-from reca.evaluation.picture_files import cells_of
+from reca.evaluation.looking import look
+from reca.evaluation.picture_files import cells_of, find_pictures
 from reca.evaluation.records import BenchmarkError, Item
+from reca.evaluation.tally import AllRefusedError
 from reca.evaluation.vqa import YesNoJudge, answer_tokens
 
 QUESTIONS = ("is there a cat ?", "is there a red dog ?", "a cat ?", "is there a dog or a cat ?")
@@ -95,6 +101,26 @@ def test_nan_logits_leave_the_picture_unscored(judge: YesNoJudge) -> None:
     assert totals.unscored == 1
     assert totals.score() is None
     assert totals.benchmark.startswith("DPG with judge tiny")
+
+
+def test_a_judge_of_nan_alone_ends_the_stage(
+    judge: YesNoJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "spread", spread)
+    items = tuple(Item(f"{n}", "", "a cat", asked(QUESTIONS), (f"{n}.png",)) for n in range(4))
+    for item, picture in zip(items, pictures(4), strict=True):
+        picture.save(tmp_path / item.pictures[0])
+    found = find_pictures(str(tmp_path), items)
+    weight = judge.model.lm_head.weight
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[2, 0] = torch.nan
+        with pytest.raises(AllRefusedError, match="none of 4 items can be scored: an answer is neither yes nor no; "):
+            look(DPGBench(items), found, lambda _: judge, (), str(tmp_path), SHAPES["dpgbench"], ExecutionConfig(), 2)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
 
 
 def test_tokens_of_yes_and_no_are_told_apart(judge: YesNoJudge) -> None:

@@ -1,13 +1,16 @@
 """Pictures and grids that do not fit a model are refused before anything runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import bagel_tiny
 import pytest
 import torch
 from tiny_models import BUILD
 
+from reca.config import SamplingConfig
 from reca.models import FAMILIES, family_class
 from reca.models.errors import CheckpointError
 
@@ -19,6 +22,13 @@ def test_pictures_of_another_size_are_refused(family: str) -> None:
     for side in (1, right // 2, right * 2):
         with pytest.raises(ValueError, match=rf"{side}, {side}\].*\b{right}, {right}\]|\b{right}, {right}\].*{side}\]"):
             model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 4, 32, 32), (3, 32, 32), (1, 3, 0, 32), (0, 3, 32, 32)])
+def test_pictures_of_another_form_are_not_edited(shape: tuple[int, ...]) -> None:
+    pixels = torch.zeros(shape, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=rf"uint8 {re.escape(str(list(shape)))}, expected uint8 \[B, 3, H, W\]"):
+        bagel_tiny.tiny_model().edit(pixels, ["make it blue"], [1], SamplingConfig(steps=1))
 
 
 @pytest.mark.parametrize(

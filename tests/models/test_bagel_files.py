@@ -148,6 +148,30 @@ def test_bad_configurations_are_named(folder: Path) -> None:
         BagelModel.load(folder)
 
 
+def test_parts_that_are_not_built_here_are_refused_by_name(folder: Path) -> None:
+    yarn = {"rope_type": "yarn", "rope_theta": 1e6}
+    for name, changes, message in (
+        ("llm_config.json", {"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu'"),
+        ("llm_config.json", {"rope_scaling": {"type": "yarn"}}, "rope_scaling is .*yarn"),
+        ("llm_config.json", {"rope_parameters": yarn}, "rope_type is 'yarn', but only 'default'"),
+        ("llm_config.json", {"rope_parameters": {"rope_type": "default"}}, "without rope_theta"),
+        ("vit_config.json", {"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu'"),
+    ):
+        good = (folder / name).read_text()
+        edit(folder / name, **changes)
+        with pytest.raises(CheckpointError, match=rf"{name}: .*{message}"):
+            BagelModel.load(folder)
+        (folder / name).write_text(good)
+
+
+def test_the_rotary_base_is_found_where_transformers_5_has_it(folder: Path) -> None:
+    values = json.loads((folder / "llm_config.json").read_text())
+    del values["rope_theta"]
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+    (folder / "llm_config.json").write_text(json.dumps({**values, **rope}))
+    assert BagelModel.load(folder).config.language.rope_theta == 500.0
+
+
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="must divide each other"):
         LanguageSizes(num_key_value_heads=3)

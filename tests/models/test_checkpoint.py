@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -58,6 +59,9 @@ def test_shards_are_followed(tmp_path: Path) -> None:
         ({"b": None}, "b: missing"),
         ({"c": torch.zeros(1)}, "c: not part of this model"),
         ({"a.weight": torch.zeros(3, 2)}, r"a.weight: shape \[3, 2\], expected \[2, 3\]"),
+        ({"a.weight": torch.zeros(2, 3, dtype=torch.int8)}, "a.weight: type int8, expected float32"),
+        ({"a.weight": torch.zeros(2, 3, dtype=torch.float8_e4m3fn)}, "a.weight: type float8_e4m3fn, expected float32"),
+        ({"b": torch.zeros(2)}, "b: type float32, expected int64"),
         ({"a.weight": torch.full((2, 3), float("nan"))}, "a.weight: 6 values are NaN or infinite"),
         ({"a.weight": torch.tensor([[float("inf"), 0, 0], [0, 0, 0]])}, "a.weight: 1 values"),
     ],
@@ -97,12 +101,32 @@ def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: broken"):
         list(read_tensors(tmp_path / "model.safetensors"))
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="weight_map"):
-        list(read_tensors(tmp_path / "model.safetensors.index.json"))
+    for content in (b"{}", b"[]", b'{"weight_map": {"a": 1}}', b'{"weight_map": ["a"]}', b"\xff", b""):
+        (tmp_path / "model.safetensors.index.json").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"index\.json: .*weight_map"):
+            list(read_tensors(tmp_path / "model.safetensors.index.json"))
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match=r"list\.pth: holds no mapping"):
         list(read_tensors(tmp_path / "list.pth"))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_pickle_with_damaged_bytes_is_named_whatever_the_unpickler_says(tmp_path: Path, archive: bool) -> None:
+    whole, path = tmp_path / "whole.bin", tmp_path / "pytorch_model.bin"
+    torch.save(tensors(), whole, _use_new_zipfile_serialization=archive)
+    random, content = Random(0), whole.read_bytes()
+    refused: list[str] = []
+    for _ in range(100):
+        damaged = bytearray(content)
+        damaged[random.randrange(min(len(content), 600))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            list(read_tensors(path))
+        except CheckpointError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(message.startswith(f"{path}: ") for message in refused)
 
 
 def test_bfloat16_storage_keeps_integers_and_halves_floats(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pytest
+import s3fs
+from object_store import s3_bucket
 
 from reca.models.errors import CheckpointError
 from reca.models.sources import HubSnapshot, hub_name, local_checkpoint, snapshot
@@ -136,6 +138,19 @@ def test_paths_urls_and_hub_ids_are_told_apart(tmp_path: Path, monkeypatch: pyte
 
 def test_a_whole_commit_is_taken_as_it_is() -> None:
     assert snapshot("org/name", "c" * 40) == HubSnapshot("org/name", "c" * 40)
+
+
+def test_objects_that_stand_for_folders_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECA_CACHE", str(tmp_path / "cache"))
+    with s3_bucket() as bucket:
+        store = s3fs.S3FileSystem(skip_instance_cache=True)
+        root = f"{bucket.removeprefix('s3://')}/my models/tiny"
+        for name, content in FILES.items():
+            store.pipe_file(f"{root}/{name}", content)
+        for key in ("my models/tiny/", "my models/tiny/clip/"):
+            store.call_s3("put_object", Bucket=bucket.removeprefix("s3://"), Key=key, Body=b"")
+        folder = local_checkpoint(f"{bucket}/my models/tiny")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(FILES)
 
 
 def test_folders_stay_and_urls_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The suite passes a healthy model, and every check of it fails for a model that is broken in just that way."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -7,6 +8,7 @@ from typing import Any, ClassVar, Self
 import pytest
 import torch
 from janus_tiny import tiny_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reca.config import SamplingConfig
@@ -90,6 +92,13 @@ class HiddenRandomness(Broken):
         return LossTerm(term.total + torch.rand(()), term.count)
 
 
+class DropsAtRandom(Broken):
+    """Dropout that is no part of the draws."""
+
+    def also(self, term: LossTerm, batch: Batch) -> LossTerm:
+        return LossTerm(term.total + torch.rand(()) * self.training, term.count)
+
+
 class DrawsByPosition(Broken):
     def draw(self, task: Task, batch: Batch, seeds: Sequence[int]) -> dict[str, Tensor]:
         noise = torch.rand(len(seeds), generator=torch.Generator().manual_seed(seeds[0]))
@@ -119,6 +128,16 @@ class DrawsByBatch(ChangesSeeds):
 class IgnoresSeeds(ChangesSeeds):
     def other(self, seeds: Sequence[int]) -> list[int]:
         return list(range(len(seeds)))
+
+
+class ReconstructsByBatch(Broken):
+    """Every row is drawn from the first picture."""
+
+    def reconstruct(
+        self, encoded: Mapping[str, Tensor], prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig
+    ) -> Tensor:
+        first = {name: value[:1].expand_as(value) for name, value in encoded.items()}
+        return super().reconstruct(first, prompts, seeds, sampling)
 
 
 class AnswersByBatch(Broken):
@@ -255,10 +274,12 @@ CASES: dict[type[Broken], tuple[str, str]] = {
     TrainsCopies: ("shapes", "trainable: its own parameters"),
     EncodesNoise: ("determinism", "encode features: twice"),
     HiddenRandomness: ("determinism", "reconstruction: loss twice"),
+    DropsAtRandom: ("determinism", "reconstruction: loss twice, in training"),
     DrawsByPosition: ("determinism", "reconstruction: draws follow the example's seed only"),
     DrawsAtRandom: ("determinism", "generate: twice"),
     DrawsByBatch: ("determinism", "generate: alone as in a batch"),
     IgnoresSeeds: ("determinism", "generate: other seeds give other pictures"),
+    ReconstructsByBatch: ("determinism", "reconstruct: alone as in a batch"),
     AnswersByBatch: ("determinism", "answer: alone as in a batch"),
     SumsMeans: ("workers", "reconstruction: loss sum of 1 and 2 workers"),
     CountsBatches: ("workers", "image_to_text: count of 1 and 2 workers"),
@@ -323,6 +344,22 @@ def test_an_untouched_checkpoint_that_comes_out_otherwise_fails(folder: Path) ->
     assert "save: an untouched checkpoint as it came" in failed
 
 
+@pytest.mark.parametrize(("kind", "same"), [(Broken, True), (SavesRounded, False)])
+def test_a_pickle_is_compared_too(kind: type[Broken], same: bool, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    torch.save({"lr": 1e-3}, tmp_path / "training_args.bin")
+    (tmp_path / "model.safetensors").unlink()
+
+    def build() -> Broken:
+        model = broken(kind)
+        model.stored = kind.load(tmp_path).stored
+        return model
+
+    suite = Conformance(build, source=tmp_path, updates=0)
+    assert [check.ok for check in suite.files() if "untouched" in check.quantity] == [same]
+
+
 def test_a_model_that_raises_fails_and_the_other_checks_still_run() -> None:
     checks = list(Conformance(lambda: broken(Raises), updates=1).run())
     raised = {check.quantity: check.note for check in checks if check.error == float("inf")}
@@ -347,7 +384,7 @@ def test_the_command_succeeds_only_if_everything_holds(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(folder), "--family", "janus"]) == 0
-    assert "59 of 59 checks hold" in capsys.readouterr().out
+    assert "65 of 65 checks hold" in capsys.readouterr().out
     kind = f"{SavesRounded.__module__}:{SavesRounded.__name__}"
     assert main([str(folder), "--family", kind, "--tasks", "reconstruction"]) == 1
     assert "do not" in capsys.readouterr().out

@@ -105,6 +105,32 @@ def test_an_untied_output_matrix_is_a_weight_of_its_own(tmp_path: Path) -> None:
         HarmonModel.load(tmp_path)
 
 
+def test_a_tied_output_matrix_of_its_own_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    changed = weights[HEAD].clone()
+    changed[-1, -1] += 1
+    for layout in (None, split_release):
+        save_file({**weights, HEAD: changed}, path)
+        if layout is not None:
+            layout(folder)
+        with pytest.raises(CheckpointError, match=rf"{HEAD} differs from .*embed_tokens.*tie_word_embeddings"):
+            HarmonModel.load(folder)
+
+
+def test_a_tied_output_matrix_keeps_its_own_type(folder: Path, tmp_path: Path) -> None:
+    path, name = folder / "model.safetensors", "llm.model.embed_tokens.weight"
+    weights = load_file(path)
+    held = weights[name].bfloat16()
+    for head, embeddings in ((held, held.float()), (held.float(), held)):
+        save_file({**weights, HEAD: head, name: embeddings}, path)
+        HarmonModel.load(folder).save(tmp_path / "again")
+        again = load_file(tmp_path / "again" / "model.safetensors")
+        assert (again[HEAD].dtype, again[name].dtype) == (head.dtype, embeddings.dtype)
+        assert torch.equal(again[HEAD], head)
+        assert torch.equal(again[name], embeddings)
+
+
 def test_bfloat16_checkpoints_load_as_float32(tmp_path: Path) -> None:
     model = tiny_model()
     model.save(tmp_path, dtype=torch.bfloat16)

@@ -128,6 +128,9 @@ def test_processor_files_are_read_in_both_published_forms(tmp_path: Path) -> Non
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {"image_std": [1, 1]}}))
     with pytest.raises(CheckpointError, match=r"processor_config\.json.*image_std"):
         read_processing(tmp_path)
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": 7}))
+    with pytest.raises(CheckpointError, match=r"processor_config\.json: image_processor is 7, expected an object"):
+        read_processing(tmp_path)
 
 
 def test_bad_tensors_are_named(folder: Path) -> None:
@@ -193,9 +196,10 @@ def test_missing_files_are_named(folder: Path, name: str) -> None:
 
 
 def test_broken_generation_settings_are_named(folder: Path) -> None:
-    (folder / "generation_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"generation_config\.json: .*copy it again"):
-        JanusProModel.load(folder)
+    for content in ("{", "[]", '{"pad_token_id": "x"}'):
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"generation_config\.json: .*copy it again"):
+            JanusProModel.load(folder)
 
 
 def test_missing_weights_are_named(folder: Path) -> None:

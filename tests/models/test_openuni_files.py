@@ -213,11 +213,20 @@ def test_bad_configurations_are_named(folder: Path) -> None:
         ("lmm/config.json", {"vision_config": {"qk_normalization": True}}, "qk_normalization is True"),
         ("lmm/config.json", {"vision_config": {"image_size": 30}}, "no multiple of 28"),
         ("lmm/config.json", {"llm_config": {"rope_scaling": {"type": "yarn"}}}, "rope_scaling is 'yarn'"),
+        ("lmm/config.json", {"llm_config": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}}, "is 'yarn'"),
+        ("lmm/config.json", {"llm_config": {"rope_parameters": {"rope_type": "default"}}}, "without rope_theta"),
+        ("lmm/config.json", {"llm_config": None}, r"lmm/config\.json: llm_config is None, expected an object"),
+        ("lmm/config.json", {"downsample_ratio": "half"}, "downsample_ratio is 'half', expected a number"),
+        ("lmm/config.json", {"downsample_ratio": 7}, "downsample_ratio is 7, expected a number"),
         ("lmm/config.json", {"llm_config": {"tie_word_embeddings": True}}, "tie_word_embeddings is True"),
         ("transformer/config.json", {"guidance_embeds": True}, "guidance_embeds is True"),
         ("transformer/config.json", {"in_channels": 8}, "takes 8 channels .* gives 4"),
         ("vae/config.json", {"_class_name": "AutoencoderKL"}, "only 'AutoencoderDC' is built here"),
         ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "only 'flow_prediction'"),
+        ("scheduler/scheduler_config.json", {"_class_name": "SCMScheduler"}, "only 'DPMSolverMultistepScheduler'"),
+        ("scheduler/scheduler_config.json", {"algorithm_type": "sde-dpmsolver++"}, "scheduler_config.*algorithm_type"),
+        ("scheduler/scheduler_config.json", {"solver_order": 4}, "scheduler_config.*solver_order"),
+        ("scheduler/scheduler_config.json", {"solver_type": "euler"}, "scheduler_config.*solver_type"),
     )
     for name, changes, message in cases:
         path = folder / name
@@ -232,6 +241,14 @@ def test_bad_configurations_are_named(folder: Path) -> None:
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"vae/config\.json: file is missing"):
         OpenUniModel.load(folder)
+
+
+def test_the_rotary_base_is_found_where_transformers_5_writes_it(folder: Path) -> None:
+    values = json.loads((folder / "lmm" / "config.json").read_text())
+    del values["llm_config"]["rope_theta"]
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    edit(folder / "lmm" / "config.json", llm_config={**values["llm_config"], "rope_parameters": rope})
+    assert OpenUniModel.load(folder).config.language.rope_theta == 500.0
 
 
 def test_tokenizers_without_the_special_tokens_are_refused(folder: Path) -> None:

@@ -208,7 +208,7 @@ def test_answers_equal_decoding_without_cache_and_batch_and_stop_at_the_end_mark
     answers = model.answer(encoded, questions, 4)
     assert model.prompter is not None
     for row, question in enumerate(questions):
-        ids = model.prompter.questions([question], ["question"]).ids
+        ids = model.prompter.questions([question], ["question"], 8).ids
         with torch.no_grad():
             for _ in range(4):
                 embeddings = model.lmm.embed(ids, encoded["features"][row : row + 1], model.config.image_context_id)

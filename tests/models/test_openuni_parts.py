@@ -116,7 +116,7 @@ def test_prompts_have_the_published_forms() -> None:
     rows = [row[mask].tolist() for row, mask in zip(template.ids, template.mask, strict=True)]
     assert rows[0] == [start, words["user"], *block, *ids("describe the image"), *close]
     assert rows[1] == [start, words["user"], *block, *ids("keep the image as it is."), *close]
-    question = made.questions(["what colour is the cat?"], ["x"]).ids[0].tolist()
+    question = made.questions(["what colour is the cat?"], ["x"], 8).ids[0].tolist()
     assert question == [start, words["user"], *block, *ids("what colour is the cat?"), *close[:-1]]
 
 

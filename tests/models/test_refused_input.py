@@ -73,6 +73,30 @@ def test_another_size_is_named_with_file_key_found_and_expected(
         family_class(family).load(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "section", "changes"),
+    [
+        ("showo", "clip/config.json", "", {"num_attention_heads": 7}),
+        ("showo", "config.json", "phi", {"activation": "none"}),
+        ("harmon", "config.json", "llm", {"hidden_act": "none"}),
+        ("openuni", "config.json", "connector", {"num_attention_heads": 7}),
+        ("openuni", "config.json", "connector", {"num_attention_heads": 0}),
+        ("bagel", "vit_config.json", "", {"num_attention_heads": 7}),
+    ],
+)
+def test_sizes_that_the_libraries_refuse_are_named(
+    saved: dict[str, Path], family: str, name: str, section: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved[family], tmp_path / "copy")
+    values = json.loads((folder / name).read_text())
+    (values[section] if section else values).update(changes)
+    (folder / name).write_text(json.dumps(values))
+    with pytest.raises(
+        CheckpointError, match=rf"{re.escape(str(folder))}: a model of these sizes cannot be built: \w+: .*belong"
+    ):
+        family_class(family).load(folder)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_beyond_the_context_are_named(family: str) -> None:
     model, long, few = BUILD[family](), ["red cat " * 400], SamplingConfig(steps=2)
@@ -85,6 +109,15 @@ def test_prompts_beyond_the_context_are_named(family: str) -> None:
     if family != "showo":
         with pytest.raises(ValueError, match=r"prompt 0: .*\d+.*context holds .*\d+.*shorten"):
             model.generate(long, [1], few)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_beyond_the_context_are_refused(family: str) -> None:
+    model = BUILD[family]()
+    side = model.geometry.size
+    encoded = model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"question 0: .*50[06].* context holds \d+[ ;]"):
+        model.answer(encoded, ["red cat"], 500)
 
 
 def test_showo_says_once_that_a_prompt_is_cut(recwarn: pytest.WarningsRecorder) -> None:

@@ -170,7 +170,7 @@ def test_answers_equal_decoding_without_cache_and_stop_at_the_end_mark() -> None
     model = tiny_model()
     encoded = model.encode(torch.full((1, 3, 16, 16), 90, dtype=torch.uint8))
     assert model.collator is not None
-    batch, lengths = model.collator.questions(encoded["features"], ["what colour is the cat?"])
+    batch, lengths = model.collator.questions(encoded, ["what colour is the cat?"], 8)
     naive: list[int] = []
     with torch.no_grad():
         for _ in range(4):

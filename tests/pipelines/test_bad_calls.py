@@ -180,6 +180,14 @@ def test_a_nan_of_the_detector_is_counted(recipe: BenchmarkRecipe, sets: Path, t
     assert any(note.startswith(reason) for note in side["notes"])
 
 
+def test_a_detector_of_nan_alone_is_named(recipe: BenchmarkRecipe, sets: Path, tmp_path: Path) -> None:
+    for path in made("geneval", sets, tmp_path / "made"):
+        path.write_bytes(png(color="blue"))
+    message = r"a box, score or colour is not a number; the judge gives NaN: .*; set geneval\.detector or geneval\.clip"
+    with pytest.raises(ValueError, match=message):
+        scored(recipe, "geneval", tmp_path / "made", tmp_path / "run")
+
+
 def test_grids_of_another_size_are_counted(recipe: BenchmarkRecipe, sets: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made/a.png").write_bytes(png((33, 32)))
@@ -362,7 +370,9 @@ def test_what_is_not_there_is_named_with_its_setting_and_where_to_get_it(
             "bootstrap is 0; it must lie in [1, inf); dpg",
         ),
         ("--images {0} --context concurrency=0", "--context concurrency is 0; it must lie in [1, inf)"),
-        ("--images {0}/sources --set geneval.detector={0}/none", "give a folder, a URL or a hub id (ORG/NAME)"),
+        ("--images {0}/sources --set geneval.detector={0}/none", "a hub id (ORG/NAME): --set geneval.detector=PLACE"),
+        ("--model showo --checkpoint {0}/none --benchmarks mme", "/none); check model.checkpoint, or the credentials"),
+        ("--model showo --compare {0}/weights {0}/none --benchmarks mme", "/none); check compare, or the credentials"),
         ("--model shower --benchmarks mme", "model.family='shower' is unknown; nearest: 'showo'"),
     ],
 )

@@ -43,10 +43,15 @@ def test_help_has_examples_and_recipes(capsys: pytest.CaptureFixture[str]) -> No
     assert all(name in out for name in RECIPES)
 
 
-def test_missing_checkpoint_is_named_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--recipe", "smoke", "--store", str(tmp_path / "store"), "--set", "model.checkpoint=/no/such/folder"]
+@pytest.mark.parametrize("setting", ["model.checkpoint", "data.source"])
+def test_missing_input_is_named_before_anything_starts(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--recipe", "smoke", "--store", str(tmp_path / "store"), "--set", f"{setting}=/no/such/folder"]
     assert main(words) == 1
-    assert "/no/such/folder is missing or empty" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "/no/such/folder is missing or empty" in said
+    assert said.endswith(f"; check {setting}, or the credentials\n")
 
 
 def test_store_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,12 +125,13 @@ def _names(count: int, rng: np.random.Generator) -> list[int]:
     return [int(v) for v in rng.integers(len(CLASSES), size=count)]
 
 
-# Damage. Pixels are float32 [B, 3, 64, 64] in 0 to 255, and so is what comes back.
-
-
 def blur(pixels: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with a standard deviation of `sigma` pixels, borders reflected. Takes any size, range and number of
-    channels."""
+    """Gaussian blur with a standard deviation of `sigma` pixels, borders reflected.
+
+    Args:
+        pixels: float32 [B, C, H, W] of any range.
+        sigma: above 0; three times it must be less than the shorter side.
+    """
     radius = max(1, round(3 * sigma))
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).expand(pixels.shape[1], 1, 1, -1)
@@ -140,32 +141,37 @@ def blur(pixels: Tensor, sigma: float) -> Tensor:
 
 
 def shrink(pixels: Tensor, factor: float) -> Tensor:
-    """Lose resolution: area-average down by `factor`, bilinear up again."""
+    """Lose resolution: area-average pictures float32 [B, 3, 64, 64] down by `factor`, bilinear up again."""
     small = functional.interpolate(pixels, size=round(CANVAS / factor), mode="bilinear", antialias=True)
     return functional.interpolate(small, size=CANVAS, mode="bilinear")
 
 
 def noise(pixels: Tensor, deviation: float, rng: np.random.Generator) -> Tensor:
-    """Add white noise of `deviation` (0 to 255 scale)."""
+    """Add white noise of `deviation` to pixels of any shape, float32 in 0 to 255; what leaves that range is cut."""
     return (pixels + deviation * _normal(tuple(pixels.shape), rng)).clamp(0, 255)
 
 
 def brightness(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gain 0.8 to 1.2 and shift -20 to 20, one pair per picture."""
+    """Gain 0.8 to 1.2 and shift -20 to 20, one pair per picture, of float32 [B, 3, H, W] in 0 to 255."""
     gain, shift = rng.uniform((0.8, -20), (1.2, 20), size=(len(pixels), 2)).astype(np.float32).T
     scaled = pixels * torch.from_numpy(gain.copy())[:, None, None, None]
     return (scaled + torch.from_numpy(shift.copy())[:, None, None, None]).clamp(0, 255)
 
 
 def jpeg(pixels: Tensor, quality: int) -> Tensor:
-    """Through the JPEG codec, 4:2:0."""
+    """Pictures float32 [B, 3, H, W] in 0 to 255 through the JPEG codec, 4:2:0; whole numbers come back."""
     frames = pixels.clamp(0, 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     files = (simplejpeg.encode_jpeg(frame, quality=quality, colorsubsampling="420") for frame in frames)
     return torch.from_numpy(np.stack([simplejpeg.decode_jpeg(file) for file in files])).permute(0, 3, 1, 2).float()
 
 
 def damage(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Training damage, a sixth of the batch each: none, brightness, blur, lost resolution, noise, JPEG."""
+    """Training damage, a sixth of the batch each: none, brightness, blur, lost resolution, noise, JPEG.
+
+    Args:
+        pixels: float32 [B, 3, 64, 64] in 0 to 255; what comes back is likewise.
+        rng: draws strength and noise.
+    """
     groups = list(pixels.tensor_split(6))
     return torch.cat(
         [

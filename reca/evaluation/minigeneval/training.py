@@ -162,7 +162,7 @@ def scorer_loss(maps: Maps, targets: Targets) -> Tensor:
         targets: what it should say; N objects.
 
     Returns:
-        Scalar; the heat is summed over the grid and divided by N, the other terms are means over the objects.
+        Scalar float32; the heat is summed over the grid and divided by N, the other terms are means over the objects.
     """
     picture, row, column = targets.points.T
     log_hit, log_miss = functional.logsigmoid(maps.heat), functional.logsigmoid(-maps.heat)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from reca.models.errors import CheckpointError
-from reca.models.settings import converted, known_fields, read_json, write_json
+from reca.models.settings import check_fixed, converted, known_fields, read_json, with_rope_theta, write_json
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,14 @@ BAGEL_7B = BagelConfig(checkpointing=True)
 
 _PARTS = {"language": "llm_config.json", "vision": "vit_config.json"}
 
+_BUILT: dict[str, dict[str, Any]] = {
+    "language": {"hidden_act": "silu", "rope_scaling": None},
+    "vision": {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3},
+}
+"""What these files must say where they say anything. What the released code sets by itself (tied embeddings, query/key
+norms, rope in the tower) is not read.
+"""
+
 
 def write_config(config: BagelConfig, folder: Path) -> None:
     """Write `config.json` (ours: the official code does not read it), `llm_config.json` and `vit_config.json`."""
@@ -267,6 +275,10 @@ def read_config(folder: Path) -> BagelConfig:
         "copy what is missing from the release"
     )
     language, vision = (read_json(folder / name, mend) for name in _PARTS.values())
+    for part, values in (("language", language), ("vision", vision)):
+        check_fixed(values, _BUILT[part], folder / _PARTS[part])
+    language = with_rope_theta(language, folder / _PARTS["language"])
+    check_fixed(language.get("rope_parameters") or {}, {"rope_type": "default"}, folder / _PARTS["language"])
     if isinstance(vision.get("num_hidden_layers"), int):
         vision["num_hidden_layers"] -= 1
     known = {"language": known_fields(language, LanguageSizes), "vision": known_fields(vision, VisionSizes)}

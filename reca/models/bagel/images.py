@@ -39,7 +39,16 @@ def resize(picture: NDArray[np.uint8], rule: ImageRule) -> NDArray[np.uint8]:
 
 
 def resized(pixels: Tensor, rule: ImageRule) -> Tensor:
-    """The same for a batch uint8 [B, 3, H, W]: uint8 [B, 3, H', W'] on the CPU."""
+    """The same for a batch uint8 [B, 3, H, W]: uint8 [B, 3, H', W'] on the CPU.
+
+    Raises:
+        ValueError: the batch has another form.
+    """
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        raise ValueError(
+            f"pixels are {str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}, expected uint8 [B, 3, H, W] "
+            "with at least one picture of one pixel; convert pictures to RGB first"
+        )
     rows = [resize(picture.numpy(), rule) for picture in pixels.cpu().permute(0, 2, 3, 1).contiguous()]
     return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
 

@@ -329,7 +329,7 @@ class BagelModel(UnifiedModel, Editor):
         """
         refuse_other_family(folder, cls.family)
         config, tokenizer = read_config(folder), load_tokenizer(folder)
-        model = built(lambda: cls(config, tokenizer, folder / "tokenizer.json"), device, dtype)
+        model = built(lambda: cls(config, tokenizer, folder / "tokenizer.json"), device, dtype, folder)
         model.stored = {
             **load_strict(files.network_tensors(model.network), files.find_network(folder)),
             **load_strict(published_state(model.vae.autoencoder), folder / files.AUTOENCODER),

@@ -43,9 +43,11 @@ class Collator:
         """Text-to-image prompts in training; what exceeds `max_text` ids is cut off, as published.
 
         Raises:
-            ValueError: a prompt exceeds the context.
+            ValueError: what is left of a prompt exceeds the context.
         """
-        return [row[: self.config.max_text] for row in self.requests(texts, names)]
+        rows = [row[: self.config.max_text] for row in self._requests(texts, names)]
+        self._check(rows, names, blocks=1)
+        return rows
 
     def requests(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         """Text-to-image prompts when drawing.
@@ -53,9 +55,12 @@ class Collator:
         Raises:
             ValueError: a prompt exceeds the context.
         """
-        rows = self.ids([prompt(DRAW.format(text.strip())) for text in texts], names)
+        rows = self._requests(texts, names)
         self._check(rows, names, blocks=1)
         return rows
+
+    def _requests(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+        return self.ids([prompt(DRAW.format(text.strip())) for text in texts], names)
 
     def templates(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         """Prompts of a reconstruction in training: a newline between picture and text, which fuses with the header's.
@@ -86,14 +91,14 @@ class Collator:
         self._check(rows, names, blocks=2)
         return rows
 
-    def questions(self, texts: Sequence[str], names: Sequence[str]) -> list[list[int]]:
-        """Open conversations about a picture, which comes after the header.
+    def questions(self, texts: Sequence[str], names: Sequence[str], new_tokens: int = 0) -> list[list[int]]:
+        """Open conversations about a picture, which comes after the header, with room for `new_tokens` ids of answer.
 
         Raises:
-            ValueError: a question exceeds the context.
+            ValueError: a question and its answer exceed the context.
         """
         rows = self._after_picture([f"\n{text}" for text in texts], names)
-        self._check(rows, names, blocks=1)
+        self._check(rows, names, blocks=1, new_tokens=new_tokens)
         return rows
 
     def instructions(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Tensor]:
@@ -134,11 +139,16 @@ class Collator:
         """
         return text_ids(self.tokenizer, texts, names)
 
-    def _check(self, rows: Sequence[Sequence[int]], names: Sequence[str], blocks: int) -> None:
+    def _check(self, rows: Sequence[Sequence[int]], names: Sequence[str], blocks: int, new_tokens: int = 0) -> None:
         room = self.config.llm.max_position_embeddings - blocks * self.config.block
         for row, name in zip(rows, names, strict=True):
             if len(row) > room:
                 raise ValueError(f"{name}: the text has {len(row)} ids but the context holds {room}; shorten it")
+            if len(row) + new_tokens > room:
+                raise ValueError(
+                    f"{name}: the text has {len(row)} ids and its answer up to {new_tokens}, but the context holds "
+                    f"{room}; shorten the text or ask for fewer"
+                )
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

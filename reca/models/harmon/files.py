@@ -5,6 +5,7 @@ shards, the autoencoder under `vae.`), and the original release or raw training 
 autoencoder, beside MAR's `kl16.ckpt`). Safetensors in the first layout are written.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from reca.models.autoencoder import published_state
-from reca.models.checkpoint import Types, find_weights_or_pth, load_strict, stored_names, write_tensors
+from reca.models.checkpoint import Types, find_weights_or_pth, load_strict, read_tensors, write_tensors
 from reca.models.errors import CheckpointError
 from reca.models.harmon.network import HarmonNetwork
 
@@ -21,13 +22,17 @@ HEAD = "llm.lm_head.weight"
 
 EMBEDDINGS = "llm.model.embed_tokens.weight"
 
+COMPARED_ROWS = 1024
+"""Rows of a matrix compared at once, so that no second copy of it is held."""
+
 VAE = "vae."
 VAE_FILE = "kl16.ckpt"
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
 
 def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Path) -> dict[str, torch.dtype]:
-    """Fill network and autoencoder from a checkpoint folder. A tied output matrix need not be there.
+    """Fill network and autoencoder from a checkpoint folder. A tied output matrix need not be there; where it is, it
+    must equal the input embeddings.
 
     Args:
         network: filled in place.
@@ -38,7 +43,8 @@ def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Pat
         Types in the files, by the names that `write_weights` uses.
 
     Raises:
-        CheckpointError: naming file and key, on missing, extra or misshaped keys, or values that are not finite.
+        CheckpointError: naming file and key, on missing, extra or misshaped keys, values that are not finite, or a tied
+            output matrix of its own.
     """
     wanted = network_state(network)
     path, vae_path = find_weights_or_pth(folder), folder / VAE_FILE
@@ -50,15 +56,33 @@ def read_weights(network: HarmonNetwork, autoencoder: AutoencoderKL, folder: Pat
     if vae_path.is_file():
         types = load_strict(wanted, path, lambda name: None if name.startswith(VAE) else own(name))
         vae = load_strict(images, vae_path, lambda name: name if name.startswith(VAE_PARTS) else None)
-        return types | _head_type(path, types) | {f"{VAE}{name}": kind for name, kind in vae.items()}
+        return types | _tied(path, wanted, types) | {f"{VAE}{name}": kind for name, kind in vae.items()}
     wanted |= {f"{VAE}{name}": value for name, value in images.items()}
     try:
         types = load_strict(wanted, path, own)
-        return types | _head_type(path, types)
     except CheckpointError as error:
         if f"{VAE}encoder.conv_in.weight: missing" not in str(error):
             raise
         raise CheckpointError(f"{error}. Weights without {VAE} keys need {VAE_FILE} in the same folder") from error
+    return types | _tied(path, wanted, types)
+
+
+def _tied(path: Path, wanted: Mapping[str, Tensor], types: Types) -> dict[str, torch.dtype]:
+    """Type of an output matrix that is stored beside the embeddings it is tied to; it was not copied, only compared."""
+    if HEAD in types:
+        return {}
+    embeddings = wanted[EMBEDDINGS]
+    for name, found in read_tensors(path):
+        if name != HEAD:
+            continue
+        rows = zip(found.split(COMPARED_ROWS), embeddings.split(COMPARED_ROWS), strict=False)
+        if found.shape != embeddings.shape or not all(torch.equal(part.to(held), held) for part, held in rows):
+            raise CheckpointError(
+                f"{path}: {HEAD} differs from {EMBEDDINGS}, but the configuration ties them; set "
+                "llm.tie_word_embeddings to false in config.json, or take the weights that belong to it"
+            )
+        return {HEAD: found.dtype}
+    return {}
 
 
 def write_weights(
@@ -85,8 +109,3 @@ def network_state(network: HarmonNetwork) -> dict[str, Tensor]:
     """Weights by published name, of any shape and type, without a tied output matrix; memory is shared."""
     tied = network.config.llm.tie_word_embeddings
     return {name: value for name, value in network.state_dict().items() if name != HEAD or not tied}
-
-
-def _head_type(path: Path, types: Types) -> dict[str, torch.dtype]:
-    """A tied output matrix has the type of the input embeddings, if it is stored at all."""
-    return {HEAD: types.get(HEAD, types[EMBEDDINGS])} if HEAD in stored_names(path) else {}

@@ -272,8 +272,8 @@ class HarmonModel(UnifiedModel):
     @torch.no_grad()
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers, without the end mark."""
-        collator = self._collator
-        ids, mask = padded(collator.questions(questions, numbered("question", questions)), collator.end)
+        collator, names = self._collator, numbered("question", questions)
+        ids, mask = padded(collator.questions(questions, names, max_new_tokens), collator.end)
         picture = self.network.understand(encoded["latents"].to(self.device), None).embeddings
         front = self.network.prompt(ids.to(self.device), mask.to(self.device), picture)
         watch = Watch(self.family)
@@ -309,7 +309,7 @@ class HarmonModel(UnifiedModel):
         refuse_other_family(folder, cls.family)
         config = read_config(folder)
         tokenizer = load_tokenizer(folder, config.llm.vocab_size)
-        model = built(lambda: cls(config, tokenizer), device, dtype)
+        model = built(lambda: cls(config, tokenizer), device, dtype, folder)
         model.stored = read_weights(model.network, model.vae, folder)
         return model.eval()
 

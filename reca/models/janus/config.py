@@ -157,7 +157,10 @@ def read_processing(folder: Path) -> Processing:
         found.update(read_json(folder / PREPROCESSOR))
     if (folder / PROCESSOR).is_file():
         processor = read_json(folder / PROCESSOR)
-        found.update(processor.get("image_processor") or {})
+        images = processor.get("image_processor") or {}
+        if not isinstance(images, dict):
+            raise CheckpointError(f"{folder / PROCESSOR}: image_processor is {images!r}, expected an object")
+        found.update(images)
         if "use_default_system_prompt" in processor:
             found["system_prompt"] = processor["use_default_system_prompt"]
     return converted(known_fields(found, Processing), Processing, folder / PROCESSOR)

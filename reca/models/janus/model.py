@@ -287,14 +287,14 @@ class JanusProModel(UnifiedModel):
         """
         refuse_other_family(folder, cls.family)
         parts = read_parts(folder)
-        model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype)
+        model = built(lambda: cls(parts.config, parts.tokenizer, parts.processing), device, dtype, folder)
         model.original = parts.original
         model.stored = load_strict(published(model.janus, parts.original), find_weights(folder))
         settings = folder / "generation_config.json"
         if settings.is_file():
             try:
                 model.janus.generation_config = GenerationConfig.from_pretrained(str(folder))
-            except (OSError, ValueError) as error:
+            except Exception as error:  # transformers does not expect fields of a wrong type
                 raise CheckpointError(f"{settings}: {error}; copy it again, or remove it: it is optional") from error
         return model.eval()
 

@@ -187,7 +187,8 @@ class FlowSettings:
         shift: shift of the training levels. Sana's scheduler file names none, which means 1.
         flow_shift: shift of the sampling levels.
         solver_order: order of DPM-Solver.
-        algorithm_type: diffusers' name of the solver's form.
+        algorithm_type: diffusers' name of the solver's form; its `sde` forms draw noise of their own, which no seed of
+            a picture decides.
         solver_type: diffusers' name of the second-order rule.
         lower_order_final: whether the last steps use a lower order.
         euler_at_final: whether the last step is an Euler step.
@@ -197,12 +198,12 @@ class FlowSettings:
     num_train_timesteps: int = 1000
     shift: float = 1.0
     flow_shift: float = 3.0
-    solver_order: int = 2
-    algorithm_type: str = "dpmsolver++"
-    solver_type: str = "midpoint"
+    solver_order: Literal[1, 2, 3] = 2
+    algorithm_type: Literal["dpmsolver++", "dpmsolver"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
-    final_sigmas_type: str = "zero"
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,15 @@ from reca.models.openuni.config import (
     SanaSizes,
     VisionSizes,
 )
-from reca.models.settings import Kind, check_fixed, converted, known_fields, read_json, write_json
+from reca.models.settings import (
+    Kind,
+    check_fixed,
+    converted,
+    known_fields,
+    read_json,
+    with_rope_theta,
+    write_json,
+)
 
 Json = dict[str, Any]
 
@@ -42,7 +50,13 @@ SANA = {
     "timestep_scale": 1.0,
 }
 VAE = {"_class_name": "AutoencoderDC", "in_channels": 3}
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "thresholding": False, "variance_type": None}
+FLOW = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "thresholding": False,
+    "variance_type": None,
+}
 """What the files of the parts must say where they say anything: other values are not built here."""
 
 
@@ -61,7 +75,7 @@ def write_config(config: OpenUniConfig, folder: Path) -> None:
         "lmm/config.json": lmm,
         "transformer/config.json": {**SANA, **values["sana"]},
         "vae/config.json": {**VAE, **values["vae"]},
-        "scheduler/scheduler_config.json": {"_class_name": "DPMSolverMultistepScheduler", **FLOW, **values["flow"]},
+        "scheduler/scheduler_config.json": {**FLOW, **values["flow"]},
     }
     for name, content in parts.items():
         write_json(content, folder / name)
@@ -82,9 +96,9 @@ def read_config(folder: Path) -> OpenUniConfig:
     lmm = read_json(lmm_path)
     check_fixed(lmm, LMM, lmm_path)
     known: Json = {
-        "merge": round(1 / lmm.get("downsample_ratio", 0.5)),
-        "language": _language(lmm.get("llm_config", {}), lmm_path),
-        "vision": _sizes(VisionSizes, lmm.get("vision_config", {}), VISION, lmm_path),
+        "merge": _merge(lmm.get("downsample_ratio", 0.5), lmm_path),
+        "language": _language(_section(lmm, "llm_config", lmm_path), lmm_path),
+        "vision": _sizes(VisionSizes, _section(lmm, "vision_config", lmm_path), VISION, lmm_path),
         "sana": _read(SanaSizes, folder / "transformer" / "config.json", SANA),
         "vae": _read(AutoencoderSizes, folder / "vae" / "config.json", VAE),
         "flow": _read(FlowSettings, folder / "scheduler" / "scheduler_config.json", FLOW),
@@ -134,11 +148,28 @@ def _find_base(folder: Path, main: Path, missing: Mapping[str, Target]) -> Path:
 
 def _language(values: Json, path: Path) -> LanguageSizes:
     # "dynamic" scaling changes nothing before max_position_embeddings, which no prompt here reaches.
-    scaling = values.get("rope_scaling") or {}
+    values = with_rope_theta(values, path)
+    scaling = values.get("rope_scaling") or values.get("rope_parameters") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "dynamic"):
         raise CheckpointError(f"{path}: llm_config.rope_scaling is {kind!r}; only default and dynamic are built here")
     return _sizes(LanguageSizes, values, LANGUAGE, path)
+
+
+def _section(values: Json, name: str, path: Path) -> Json:
+    found = values.get(name, {})
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{path}: {name} is {found!r}, expected an object; copy the file from InternVL3's release"
+        )
+    return found
+
+
+def _merge(ratio: object, path: Path) -> int:
+    """Patches merged along one side, of the share of positions that is left."""
+    if not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+        raise CheckpointError(f"{path}: downsample_ratio is {ratio!r}, expected a number above 0 and up to 1")
+    return round(1 / ratio)
 
 
 def _read(kind: type[Kind], path: Path, fixed: Json) -> Kind:

@@ -265,7 +265,7 @@ class OpenUniModel(UnifiedModel):
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers of InternVL3, without the end mark."""
         prompter = self._prompter
-        prompts = prompter.questions(questions, numbered("question", questions))
+        prompts = prompter.questions(questions, numbered("question", questions), max_new_tokens)
         ids, features = prompts.ids.to(self.device), encoded["features"].float().to(self.device)
         embeddings = self.lmm.embed(ids, features, self.config.image_context_id)
         mask, watch = prompts.mask.to(self.device), Watch(self.family)
@@ -326,7 +326,7 @@ class OpenUniModel(UnifiedModel):
                 f"{folder / 'lmm'}: the tokenizer has {len(tokenizer)} ids and {IMAGE_CONTEXT} is {found}; the "
                 f"configuration says {config.language.vocab_size} and image_context_id={config.image_context_id}"
             )
-        model = built(lambda: cls(config, tokenizer), device, dtype)
+        model = built(lambda: cls(config, tokenizer), device, dtype, folder)
         model.stored = load_weights(published_state(model.state_dict()), folder)
         return model.eval()
 

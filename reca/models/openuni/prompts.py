@@ -98,13 +98,21 @@ class Prompter:
         bare = self._drawn(self.image + NO_TEMPLATE) if unconditional else None
         return self._beside([self._drawn(self.image + text) for text in texts], names, bare)
 
-    def questions(self, texts: Sequence[str], names: Sequence[str]) -> Prompts:
-        """Questions about an image, padded on the left, ready to be answered.
+    def questions(self, texts: Sequence[str], names: Sequence[str], new_tokens: int) -> Prompts:
+        """Questions about an image, padded on the left, ready to be answered in up to `new_tokens` ids.
 
         Raises:
-            ValueError: a prompt exceeds `max_prompt`.
+            ValueError: a prompt exceeds `max_prompt`, or has no room for its answer.
         """
-        return pad(self._fitting([TURNS.format(self.image + text) for text in texts], names), left=True)
+        rows = self._fitting([TURNS.format(self.image + text) for text in texts], names)
+        held = self.config.language.max_position_embeddings
+        for row, name in zip(rows, names, strict=True):
+            if len(row) + new_tokens > held:
+                raise ValueError(
+                    f"{name}: the prompt has {len(row)} ids (image features included) and its answer up to "
+                    f"{new_tokens}, but the context holds {held}; shorten the text or ask for fewer"
+                )
+        return pad(rows, left=True)
 
     def answer(self, ids: Sequence[int]) -> str:
         """Text of decoded ids up to the end of the turn."""

@@ -109,20 +109,23 @@ class Collator:
         closed = [[*row, self.vocabulary.end_of_text] for row in rows]
         return self._conversations(features, self._questions(questions, names), closed, names)
 
-    def questions(self, features: Tensor, questions: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    def questions(
+        self, encoded: Mapping[str, Tensor], questions: Sequence[str], new_tokens: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Open conversations, as `instructions` gives them but without a label, and their valid lengths in the whole
         sequence, int64 [B].
 
         Args:
-            features: float32 [B, C, D].
+            encoded: what `encode` gave for B images.
             questions: one for each image.
+            new_tokens: ids of the answer, for which the context must have room.
 
         Raises:
             ValueError: a question exceeds the context or has an unknown word.
         """
-        names = numbered("question", questions)
+        names, features = numbered("question", questions), self.understanding_features(encoded)
         ids = self._questions(questions, names)
-        batch = self._conversations(features, ids, [[] for _ in ids], names)
+        batch = self._conversations(features, ids, [[] for _ in ids], names, new_tokens)
         before = 3 + len(self.system) + features.shape[1]
         return batch, torch.tensor([before + len(row) for row in ids])
 
@@ -136,18 +139,26 @@ class Collator:
         return text_ids(self.tokenizer, [CONVERSATION.format(question) for question in questions], names)
 
     def _conversations(
-        self, features: Tensor, questions: list[list[int]], answers: list[list[int]], names: Sequence[str]
+        self,
+        features: Tensor,
+        questions: list[list[int]],
+        answers: list[list[int]],
+        names: Sequence[str],
+        new_tokens: int = 0,
     ) -> dict[str, Tensor]:
         sizes = [len(question) + len(answer) for question, answer in zip(questions, answers, strict=True)]
         room = self.config.phi.max_positions - 3 - len(self.system) - features.shape[1]
         text: list[list[int]] = []
         labels: list[list[int]] = []
-        for question, answer, size, name in zip(questions, answers, sizes, names, strict=True):
-            if size > room:
-                raise ValueError(f"{name}: the conversation has {size} ids but the context holds {room}; shorten it")
+        for question, ending, size, name in zip(questions, answers, sizes, names, strict=True):
+            if size + new_tokens > room:
+                answer = f" and its answer up to {new_tokens}," if new_tokens else ""
+                raise ValueError(
+                    f"{name}: the conversation has {size} ids{answer} but the context holds {room}; shorten it"
+                )
             gap = max(sizes) - size
-            text.append([*question, *answer, *[self.vocabulary.pad] * gap])
-            labels.append([*[IGNORED] * len(question), *answer, *[IGNORED] * gap])
+            text.append([*question, *ending, *[self.vocabulary.pad] * gap])
+            labels.append([*[IGNORED] * len(question), *ending, *[IGNORED] * gap])
         return {
             "features": features,
             "system": torch.tensor(self.system, dtype=torch.long).expand(len(text), -1),

@@ -258,7 +258,7 @@ class ShowoModel(UnifiedModel):
     @torch.no_grad()
     def answer(self, encoded: Mapping[str, Tensor], questions: Sequence[str], max_new_tokens: int = 8) -> list[str]:
         """Greedy answers, without the end mark."""
-        batch, lengths = self._collator.questions(self._collator.understanding_features(encoded), questions)
+        batch, lengths = self._collator.questions(encoded, questions, max_new_tokens)
         _, layout = self.understanding({name: value.to(self.device) for name, value in batch.items()})
         watch, stop = Watch(self.family), self.vocabulary.end_of_text
         rows = greedy(self.showo, layout, lengths.to(self.device), max_new_tokens, stop, watch)
@@ -313,7 +313,7 @@ class ShowoModel(UnifiedModel):
                 f"{folder / 'tokenizer.json'}: size and end-of-text id are {found}, "
                 f"config.json says {(config.text_size, config.end_of_text)}; use this checkpoint's own tokenizer"
             )
-        model = built(lambda: cls(config, tokenizer), device, dtype)
+        model = built(lambda: cls(config, tokenizer), device, dtype, folder)
         model.stored = files.read_weights(model, folder)
         return model.eval()
 

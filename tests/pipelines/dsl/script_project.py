@@ -1,6 +1,7 @@
 """A small project on disk, run as a script the way a user runs `pipelines/reca.py`."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -112,6 +113,14 @@ class Project:
         return self.folder / "script.py"
 
     def start(self, *words: str) -> subprocess.Popen[str]:
+        # A test run in the background of a shell ignores SIGINT, and what it starts would too.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return self._started(*words)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _started(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, str(self.script), *words],
             cwd=self.folder,
