@@ -157,8 +157,8 @@ def tiny_janus() -> PretrainRecipe:
 def tiny_harmon() -> PretrainRecipe:
     """The shipped base `checkpoints/tiny_harmon`: Harmon, masked autoregression over continuous latents.
 
-    Its gate of understanding is lower than the default, set after it was scored. Guidance and temperature were chosen
-    on validation prompts.
+    Two gates are lower than the default, set after it was scored: single objects .9, understanding .75. Guidance and
+    temperature were chosen on validation prompts.
 
     Command: `python pipelines/pretrain.py run --recipe tiny_harmon`. Hardware: one CPU core is used at a time. Cost and
     expected scores: see the model card.
@@ -180,7 +180,7 @@ def tiny_harmon() -> PretrainRecipe:
         evaluation=EvaluationConfig(
             prompts_per_task=200, reconstructions=200, sampling=SamplingConfig(guidance=2.0, steps=8, temperature=0.6)
         ),
-        gates=GateConfig(understanding=0.75),
+        gates=GateConfig(single_object=0.9, understanding=0.75),
     )
 
 
