@@ -72,7 +72,7 @@ def tiny_harmon() -> RecaRecipe:
     return RecaRecipe(
         name="tiny_harmon",
         model=ModelConfig(family="harmon", checkpoint="checkpoints/tiny_harmon"),
-        training=TrainingConfig(updates=150),
+        training=TrainingConfig(updates=250, learning_rate=1.5e-5),
         evaluation=EvaluationConfig(
             prompts_per_task=200, sampling=SamplingConfig(guidance=2.0, steps=8, temperature=0.6)
         ),
