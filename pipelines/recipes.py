@@ -65,7 +65,7 @@ def tiny_harmon() -> RecaRecipe:
     """The shipped tiny Harmon (masked autoregression over continuous latents) on the same scenes, scored before and
     after.
 
-    Command: `python pipelines/reca.py run --recipe tiny_harmon`. Hardware: 2 CPU cores. Cost: some 7 minutes; a
+    Command: `python pipelines/reca.py run --recipe tiny_harmon`. Hardware: 2 CPU cores. Cost: some 9 minutes; a
     picture takes 8 x 100 evaluations of the diffusion head. Board world, as `tiny_showo`. Two gates are those that the
     base reaches (`pipelines/pretrain.py`). Expected scores: docs/results.md.
     """
