@@ -1,6 +1,7 @@
 """The suite passes a healthy model, and every check of it fails for a model that is broken in just that way."""
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -108,8 +109,8 @@ class DrawsByPosition(Broken):
 class ChangesSeeds(Broken):
     """Draws with seeds that a subclass makes up."""
 
-    def other(self, seeds: Sequence[int]) -> list[int]:
-        raise NotImplementedError
+    @abstractmethod
+    def other(self, seeds: Sequence[int]) -> list[int]: ...
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], sampling: SamplingConfig) -> Tensor:
         return super().generate(prompts, self.other(seeds), sampling)
