@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.artifacts import Checkpoint, Gates, Scores
-from pipelines.dsl import Artifact, External, StageContext, main, pipeline, stage
+from pipelines.dsl import Artifact, External, SettingsError, StageContext, main, pipeline, stage
 from pipelines.stages import evaluate, gate, load_model
-from reca.config import EvaluationConfig, ExecutionConfig, GateConfig, SamplingConfig
+from reca.config import EvaluationConfig, ExecutionConfig, GateConfig, SamplingConfig, out_of_range
 from reca.data.scenes import CaptionRates
-from reca.pretraining.config import BaseRecipe, PretrainRecipe, TokenizerRecipe
+from reca.pretraining.config import PRETRAIN_RANGES, BaseRecipe, PretrainRecipe, TokenizerRecipe
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,19 @@ def pretrain(recipe: PretrainRecipe) -> Base:
     return publish(image_tokens, trained, scores, gate(scores, recipe.gates), recipe)
 
 
+def check(recipe: PretrainRecipe, execution: ExecutionConfig) -> None:
+    """Refuse numbers that no training can have, before anything starts.
+
+    Raises:
+        SettingsError: naming every such field, its value and its interval.
+    """
+    problems = [*out_of_range(recipe, ranges=PRETRAIN_RANGES), *out_of_range(execution, "--context ")]
+    if recipe.base.spelled > recipe.base.batch_size:
+        problems.append(f"base.spelled is {recipe.base.spelled}; it must not exceed base.batch_size")
+    if problems:
+        raise SettingsError("; ".join(problems))
+
+
 def tiny_showo() -> PretrainRecipe:
     """The shipped base `checkpoints/tiny_showo`.
 
@@ -229,7 +242,7 @@ def smoke() -> PretrainRecipe:
         recipe,
         name="smoke",
         tokenizer=replace(recipe.tokenizer, updates=4, batch_size=8),
-        base=replace(recipe.base, updates=4, batch_size=8, scenes=64),
+        base=replace(recipe.base, updates=4, batch_size=8, spelled=8, scenes=64),
         evaluation=replace(
             recipe.evaluation, prompts_per_task=2, understanding_questions=8, reconstructions=4, bootstrap=100
         ),
@@ -247,4 +260,4 @@ RECIPES: Mapping[str, Callable[[], PretrainRecipe]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main(pretrain, RECIPES, "tiny_showo", execution=ExecutionConfig()))
+    sys.exit(main(pretrain, RECIPES, "tiny_showo", execution=ExecutionConfig(), check=check))

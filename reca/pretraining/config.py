@@ -1,8 +1,9 @@
 """Typed recipes of base pre-training. Needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reca.config import EvaluationConfig, GateConfig
+from reca.config import RANGES, EvaluationConfig, GateConfig
 from reca.data.scenes import CaptionRates
 
 
@@ -77,3 +78,28 @@ class PretrainRecipe:
     base: BaseRecipe = field(default_factory=BaseRecipe)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gates: GateConfig = field(default_factory=GateConfig)
+
+
+_COUNT, _POSITIVE, _NOT_NEGATIVE = "[1, inf)", "(0, inf)", "[0, inf)"
+
+PRETRAIN_RANGES: Mapping[type, Mapping[str, str]] = {
+    **RANGES,
+    TokenizerRecipe: {
+        "updates": _COUNT,
+        "batch_size": _COUNT,
+        "learning_rate": _POSITIVE,
+        "commit": _NOT_NEGATIVE,
+        "entropy": _NOT_NEGATIVE,
+        "kl": _NOT_NEGATIVE,
+    },
+    BaseRecipe: {
+        "updates": _COUNT,
+        "batch_size": _COUNT,
+        "scenes": _COUNT,
+        "learning_rate": _POSITIVE,
+        "understand": _NOT_NEGATIVE,
+        "align": _NOT_NEGATIVE,
+        "spelled": _COUNT,
+    },
+}
+"""Interval of each number of a pre-training recipe, as `reca.config.out_of_range` takes them."""

@@ -190,3 +190,24 @@ def test_calls_in_the_documents_pass_the_check() -> None:
         recipe, _ = settings.apply(settings.load_recipe(call.recipe, RECIPES, "tiny_showo"), call.set, "--set", "")
         execution, _ = settings.apply(ExecutionConfig(), call.context, "--context", "")
         check(recipe, execution)
+
+
+@pytest.mark.parametrize("name", pretrain.RECIPES)
+def test_pretraining_recipes_are_in_range(name: str) -> None:
+    pretrain.check(pretrain.RECIPES[name](), ExecutionConfig())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "told"),
+    [
+        ("base", {"updates": -3}, r"base\.updates is -3; it must lie in \[1, inf\)"),
+        ("base", {"spelled": 49}, r"base\.spelled is 49; it must not exceed base\.batch_size"),
+        ("tokenizer", {"kl": -1.0}, r"tokenizer\.kl is -1\.0; it must lie in \[0, inf\)"),
+        ("evaluation", {"prompts_per_task": 0}, r"evaluation\.prompts_per_task is 0"),
+    ],
+)
+def test_numbers_that_no_pretraining_has_are_refused(part: str, change: dict[str, float], told: str) -> None:
+    recipe = pretrain.tiny_showo()
+    recipe = replace(recipe, **{part: replace(getattr(recipe, part), **change)})
+    with pytest.raises(SettingsError, match=told):
+        pretrain.check(recipe, ExecutionConfig())
